@@ -56,7 +56,12 @@ class ProviderError(ChainError):
     """A provider gave no usable answer."""
 
     def __init__(
-        self, provider: str, problem: str, *, retry_after: float | None = None, code: int | None = None
+        self,
+        provider: str,
+        problem: str,
+        *,
+        retry_after: float | None = None,
+        code: int | None = None,
     ) -> None:
         """Name the provider (never its URL, which may carry a key) and what happened.
 

@@ -79,7 +79,9 @@ class PrivateKey:
     @property
     def public(self) -> PublicKey:
         """The public key that belongs to it."""
-        return PublicKey(X25519PrivateKey.from_private_bytes(self.raw).public_key().public_bytes_raw())
+        return PublicKey(
+            X25519PrivateKey.from_private_bytes(self.raw).public_key().public_bytes_raw()
+        )
 
     def reveal(self) -> str:
         """The canonical base64; call it only to hand the key to a device or a 0600 file."""
