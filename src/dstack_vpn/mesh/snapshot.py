@@ -4,9 +4,13 @@ The health endpoints, the dashboard, the command line and the embedding API read
 change nothing. The reconciler replaces the snapshot; it never alters one.
 """
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from dstack_vpn.mesh.access import Decision
+from dstack_vpn.mesh.device import SeenDevice, WantedPeer
+from dstack_vpn.mesh.keys import PublicKey
 from dstack_vpn.mesh.membership import Membership
 
 
@@ -44,3 +48,62 @@ class ChainView:
     """Reorganisations undone so far."""
     resyncs: int
     """Full snapshots read so far, the first one included."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """Everything that a reader may know, as of the end of one cycle."""
+
+    node_id: str
+    public_key: PublicKey
+    started_at: float
+    """Wall-clock seconds since 1970 at which the bridge started."""
+    cycle: int
+    """Number of cycles so far."""
+    chain: ChainView
+    decisions: tuple[Decision, ...]
+    own: Decision | None
+    """The verdict on this node; None before the first membership."""
+    device: SeenDevice | None
+    """The device after the cycle; None when there is none."""
+    peer_names: Mapping[PublicKey, WantedPeer]
+    """Who is behind each key that is wanted on the device."""
+    notes: Mapping[int, tuple[str, ...]]
+    """By token id: what was left out of a granted node, and why."""
+    applied_block: int | None
+    """Newest block whose plan is on the device; None before the first."""
+    pending: str | None
+    """Why the device is not as planned, or None when it is."""
+    closed: str | None
+    """Why all peers were removed although they are members, or None."""
+    error_count: int
+    last_error: str | None
+    last_sentence: str
+    """What the last cycle that changed something said that it did."""
+
+    @property
+    def lag_blocks(self) -> int | None:
+        """Blocks between the newest head that any provider showed and the one on the device."""
+        heads = [p.head for p in self.chain.providers if p.head is not None]
+        if self.applied_block is None or not heads:
+            return None
+        return max(0, max(heads) - self.applied_block)
+
+    @property
+    def peerset_hash(self) -> str:
+        """SHA-256 over the sorted keys and addresses on the device, this node's own included.
+
+        Two members that applied one block show the same value; two that differ disagree.
+        """
+        lines: list[str] = []
+        if self.device is not None:
+            peers = self.device.peers.values()
+            lines = [_member_line(p.key, [str(ip) for ip in p.allowed_ips]) for p in peers]
+            own = [f"{a.ip}/{a.max_prefixlen}" for a in self.device.addresses]
+            if own:
+                lines.append(_member_line(self.public_key, own))
+        return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+
+
+def _member_line(key: PublicKey, networks: list[str]) -> str:
+    return f"{key.hex} {' '.join(sorted(networks))}"

@@ -1,0 +1,258 @@
+"""The plan: which devices and peers this node wants, from verdicts and what the device shows.
+
+A pure function of members, local settings, the device as seen, resolved names and time. It stands
+between `access` (who is in) and `diff` (what must change). Same input, same plan: everything is
+sorted before it is emitted.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from dstack_vpn.mesh.access import Decision
+from dstack_vpn.mesh.addresses import AddressPlan
+from dstack_vpn.mesh.device import (
+    IpAddress,
+    IpNetwork,
+    SeenDevice,
+    SeenPeer,
+    SocketAddress,
+    WantedDevice,
+    WantedPeer,
+)
+from dstack_vpn.mesh.endpoint import Endpoint, check_address, parse_endpoint
+from dstack_vpn.mesh.keys import PublicKey
+from dstack_vpn.mesh.membership import Nodes
+
+# The specification fixes (WireGuard, section 6.1): a session is dead after 180 s.
+REJECT_AFTER = 180.0
+
+# We chose. Both sides of a new pair start a handshake when they add each other; if they start at
+# one instant, the two collide and only WireGuard's retry heals it, 5 s later. So the side with the
+# greater key waits this long, which is more than a round trip.
+STAGGER = 0.3
+
+# Unanswered addresses on the local link fill the one send queue of a userspace device; some
+# hundreds stall it. So at most so many are tried at once, and the window moves on.
+ON_LINK_TRIES = 50
+ON_LINK_WINDOW = 60.0
+
+# A peer without a handshake is tried at its next candidate after this time.
+CANDIDATE_TIME = 15.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalNode:
+    """What this node brings to the plan: its settings, and facts of its host."""
+
+    node_id: str
+    public_key: PublicKey
+    interface: str
+    listen_port: int
+    mtu: int
+    keepalive: int
+    """Seconds; 0 is off."""
+    addresses: AddressPlan
+    static_endpoints: Mapping[str, Endpoint] = field(default_factory=lambda: MappingProxyType({}))
+    """Node id to endpoint; comes before what the token says."""
+    endpoint_template: str = ""
+    """Such as ``{node_id}:51820``; the last resort. Empty for none."""
+    on_link: tuple[IpNetwork, ...] = ()
+    """Networks of this host's own links, on which an absent neighbour never answers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What is wanted, and what is worth telling about it."""
+
+    devices: tuple[WantedDevice, ...]
+    removal_reasons: Mapping[PublicKey, str]
+    """Why a key that may be on a device is not wanted there."""
+    notes: Mapping[int, tuple[str, ...]]
+    """By token id: what was left out of a granted node, and why."""
+    wake_at: float | None
+    """Monotonic time at which the plan changes by itself, if it is known."""
+
+
+def candidates(
+    node_endpoint: str, node_id: str, local: LocalNode
+) -> tuple[tuple[Endpoint, ...], tuple[str, ...]]:
+    """Endpoints to try for a granted node in order, and notes on those that were refused."""
+    found: list[Endpoint] = []
+    notes: list[str] = []
+    mesh = local.addresses.networks
+    if static := local.static_endpoints.get(node_id):
+        found.append(static)
+    texts = {
+        "token": node_endpoint,
+        "template": local.endpoint_template.replace("{node_id}", node_id),
+    }
+    for source, text in texts.items():
+        if not text:
+            continue
+        try:
+            found.append(parse_endpoint(text, mesh))
+        except ValueError as error:
+            notes.append(f"endpoint from the {source} left out: {error}")
+    return tuple(dict.fromkeys(found)), tuple(notes)
+
+
+def make_plan(
+    *,
+    nodes: Nodes,
+    decisions: Sequence[Decision],
+    own: Decision,
+    local: LocalNode,
+    seen: SeenDevice | None,
+    resolved: Mapping[str, Sequence[IpAddress]],
+    since: Mapping[PublicKey, float],
+    now: float,
+    wall_now: float,
+    closed: str | None = None,
+) -> Plan:
+    """Plan the devices of this node.
+
+    Args:
+        nodes: tokens at the newest agreed block.
+        decisions: the verdict on each of them.
+        own: the verdict on this node; without a grant it gets no peers and no addresses.
+        local: this node's settings.
+        seen: the device as it is, or None.
+        resolved: DNS name to addresses, resolved beforehand.
+        since: monotonic time at which a peer was put on the device; absent means not yet.
+        now: monotonic seconds.
+        wall_now: seconds since 1970, only to age handshakes.
+        closed: why all peers must go although they are members, or None.
+    """
+    reasons = {d.key: f"{d.verdict}: {d.reason}" for d in decisions if d.key and not d.granted}
+    notes: dict[int, tuple[str, ...]] = {}
+    peers: dict[PublicKey, WantedPeer] = {}
+    clock = _Clock(local, seen, since, now, wall_now)
+    if closed is not None or not own.granted:
+        why = closed or f"this node itself is {own.verdict}: {own.reason}"
+        reasons = {d.key: why for d in decisions if d.key} | reasons
+    else:
+        members = [d for d in decisions if d.granted and d.token_id != own.token_id]
+        for decision in sorted(members, key=lambda d: d.token_id):
+            assert decision.key is not None
+            endpoints, trouble = candidates(
+                nodes[decision.token_id].endpoint, decision.node_id, local
+            )
+            addresses, more = _resolve(endpoints, resolved, local)
+            endpoint, keepalive = clock.approach(decision.key, addresses)
+            if trouble or more:
+                notes[decision.token_id] = trouble + more
+            peers[decision.key] = WantedPeer(
+                key=decision.key,
+                token_id=decision.token_id,
+                node_id=decision.node_id,
+                allowed_ips=local.addresses.hosts(decision.token_id),
+                endpoint=endpoint,
+                keepalive=keepalive,
+            )
+        peers = clock.cap_on_link(peers)
+    device = WantedDevice(
+        name=local.interface,
+        public_key=local.public_key,
+        listen_port=local.listen_port,
+        mtu=local.mtu,
+        addresses=local.addresses.interfaces(own.token_id) if own.granted else (),
+        peers=MappingProxyType(dict(sorted(peers.items()))),
+    )
+    return Plan(
+        devices=(device,),
+        removal_reasons=MappingProxyType(reasons),
+        notes=MappingProxyType(notes),
+        wake_at=clock.wake_at,
+    )
+
+
+def _resolve(
+    endpoints: Sequence[Endpoint], resolved: Mapping[str, Sequence[IpAddress]], local: LocalNode
+) -> tuple[tuple[SocketAddress, ...], tuple[str, ...]]:
+    addresses: list[SocketAddress] = []
+    notes: list[str] = []
+    for endpoint in endpoints:
+        if not isinstance(endpoint.host, str):
+            addresses.append(SocketAddress(endpoint.host, endpoint.port))
+            continue
+        found = resolved.get(endpoint.host, ())
+        if not found:
+            notes.append(f"the name {endpoint.host} has no address")
+        for ip in found:
+            try:
+                addresses.append(
+                    SocketAddress(check_address(ip, local.addresses.networks), endpoint.port)
+                )
+            except ValueError as error:
+                notes.append(f"the name {endpoint.host} left out: {error}")
+    return tuple(dict.fromkeys(addresses)), tuple(notes)
+
+
+class _Clock:
+    """Decides for each peer where to send and whether to speak first, at this moment."""
+
+    def __init__(
+        self,
+        local: LocalNode,
+        seen: SeenDevice | None,
+        since: Mapping[PublicKey, float],
+        now: float,
+        wall_now: float,
+    ) -> None:
+        self._local = local
+        self._seen = seen.peers if seen else {}
+        self._since = since
+        self._now = now
+        self._wall_now = wall_now
+        self.wake_at: float | None = None
+
+    def approach(
+        self, key: PublicKey, addresses: Sequence[SocketAddress]
+    ) -> tuple[SocketAddress | None, int]:
+        """The endpoint to set (None: leave it) and the keepalive to have."""
+        peer = self._seen.get(key)
+        if self._live(peer):
+            # A live peer may have roamed; what WireGuard learned beats what anybody wrote.
+            return None, self._local.keepalive
+        if not addresses:
+            return None, self._local.keepalive if peer and peer.endpoint else 0
+        age = self._now - self._since.get(key, self._now)
+        endpoint = addresses[int(age // CANDIDATE_TIME) % len(addresses)]
+        if self._local.public_key > key and age < STAGGER and not (peer and peer.last_handshake):
+            self._wake(self._since.get(key, self._now) + STAGGER)
+            return endpoint, 0
+        return endpoint, self._local.keepalive
+
+    def cap_on_link(self, peers: dict[PublicKey, WantedPeer]) -> dict[PublicKey, WantedPeer]:
+        """Let at most `ON_LINK_TRIES` unanswered neighbours be tried at once."""
+        unanswered = [p for p in peers.values() if p.endpoint and self._on_link(p.endpoint.ip)]
+        windows = -(-len(unanswered) // ON_LINK_TRIES)
+        if windows <= 1:
+            return peers
+        turn = int(self._now // ON_LINK_WINDOW)
+        start = turn % windows * ON_LINK_TRIES
+        self._wake((turn + 1) * ON_LINK_WINDOW)
+        quiet = unanswered[:start] + unanswered[start + ON_LINK_TRIES :]
+        return peers | {p.key: _silenced(p) for p in quiet}
+
+    def _live(self, peer: SeenPeer | None) -> bool:
+        return peer is not None and self._wall_now - peer.last_handshake < REJECT_AFTER
+
+    def _on_link(self, ip: IpAddress) -> bool:
+        return any(ip in network for network in self._local.on_link)
+
+    def _wake(self, at: float) -> None:
+        self.wake_at = at if self.wake_at is None else min(self.wake_at, at)
+
+
+def _silenced(peer: WantedPeer) -> WantedPeer:
+    """The peer, present and able to reach us, but not spoken to first."""
+    return WantedPeer(
+        key=peer.key,
+        token_id=peer.token_id,
+        node_id=peer.node_id,
+        allowed_ips=peer.allowed_ips,
+        endpoint=None,
+        keepalive=0,
+    )
