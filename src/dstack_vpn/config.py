@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from dstack_vpn.errors import SettingError
 from dstack_vpn.mesh.endpoint import Endpoint
 from dstack_vpn.mesh.membership import Address
-from dstack_vpn.variables import NETWORKS, VARIABLES, Network, Variable
+from dstack_vpn.variables import KEY_FILE_VARIABLE, NETWORKS, VARIABLES, Network, Variable
 
 __all__ = ["NETWORKS", "Network", "Settings", "load_settings", "provider_name", "public_settings"]
 
@@ -51,12 +51,14 @@ class Settings:
     log_format: str
 
     @property
+    def default_key_file(self) -> Path:
+        """Where a key is made at the first start when none is configured."""
+        return self.state_dir / "wireguard.key"
+
+    @property
     def trusts_one_provider(self) -> bool:
         """Whether one stranger's word decides who is a member."""
         return self.network.public and self.quorum == 1
-
-
-KEY_FILE_VARIABLE = "WIREGUARD_PRIVATE_KEY_FILE"
 
 
 def load_settings(

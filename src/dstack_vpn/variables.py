@@ -403,3 +403,6 @@ VARIABLES: tuple[Variable, ...] = (
         meaning="auto is console on a terminal and JSON elsewhere.",
     ),
 )
+
+KEY_FILE_VARIABLE = "WIREGUARD_PRIVATE_KEY_FILE"
+"""Path of the key; `identity` reads it, and refuses a file that others can read."""
