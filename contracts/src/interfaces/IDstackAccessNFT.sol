@@ -20,6 +20,10 @@ import {IPublishedAccessNFT} from "./IPublishedAccessNFT.sol";
 /// replaced, transferred or burned away is *spent*, and nobody can register it again, its former node
 /// included. Two ways lead back: `restoreNodeAccess` revives a revoked node with the key that it still has,
 /// and `releaseKey` makes a key as if it had never been seen.
+///
+/// Nobody has to prove that a key is his, so whoever holds a token can register a stranger's key first. It
+/// gains him nothing, since he cannot speak for it, but its owner is refused. The remedy is to `burn` the
+/// token and then `releaseKey`; to revoke is not enough, for its holder could register the key once more.
 interface IDstackAccessNFT is IPublishedAccessNFT {
     /// @notice A node, whole. All zeroes for a token that was burned or never minted.
     struct Node {
@@ -111,7 +115,7 @@ interface IDstackAccessNFT is IPublishedAccessNFT {
     /// @param tokenId The token that registered it.
     error KeyTaken(bytes32 key, uint256 tokenId);
 
-    /// @notice The key is that of an active node; revoke the node before releasing its key.
+    /// @notice The key is that of an active node: revoke or burn the node before releasing its key.
     /// @param key The key, 32 raw bytes.
     /// @param tokenId The token of that node.
     error KeyActive(bytes32 key, uint256 tokenId);
@@ -173,10 +177,9 @@ interface IDstackAccessNFT is IPublishedAccessNFT {
     function setGuardian(address account, bool allowed) external;
 
     /// @notice Allows a key to be registered again. Only the owner of the contract may.
-    /// @dev For a spent key, and for one that somebody registered who does not own it. It never evicts: the
-    /// key of an active node is refused, so revoke that node first. A revoked node that still has the key
-    /// loses it, lest a later `restoreNodeAccess` make one key active twice; when restored it is without a
-    /// key and its holder sets one.
+    /// @dev It never evicts: the key of an active node is refused, so revoke or burn that node first. A revoked
+    /// node that still has the key loses it, lest a later `restoreNodeAccess` make one key active twice; when
+    /// restored it has no key, and its holder sets one.
     /// @param key The key, 32 raw bytes.
     function releaseKey(bytes32 key) external;
 
