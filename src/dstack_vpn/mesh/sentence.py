@@ -1,0 +1,30 @@
+"""A device change as one sentence, for the log, the journal and the dry run."""
+
+from dstack_vpn.mesh.device import AddPeer, DeviceChange, RemovePeer, WantedDevice
+
+MOST = 8
+"""Parts that are told one by one; the rest is counted."""
+
+
+def describe(change: DeviceChange, wanted: WantedDevice, block: int) -> str:
+    """Say what a change does; empty when it does nothing."""
+    if not change:
+        return ""
+    parts: list[str] = []
+    for peer in change.peers:
+        if isinstance(peer, RemovePeer):
+            parts.append(f"removed {peer.key.text[:8]} ({peer.reason})")
+        elif isinstance(peer, AddPeer):
+            parts.append(f"added {peer.peer.node_id}")
+        else:
+            parts.append(f"{peer.node_id}: {', '.join(map(str, peer.changes))}")
+    parts += [f"address {a} added" for a in change.add_addresses]
+    parts += [f"address {a} removed" for a in change.remove_addresses]
+    parts += [f"link {change.name} brought up"] if change.up else []
+    parts += [f"MTU {change.mtu}"] if change.mtu is not None else []
+    parts += [f"port {change.listen_port}"] if change.listen_port is not None else []
+    parts += ["key set"] if change.set_key else []
+    shown = "; ".join(parts[:MOST])
+    if len(parts) > MOST:
+        shown += f"; and {len(parts) - MOST} more"
+    return f"block {block}: {shown}; peers: {len(wanted.peers)}"

@@ -1,0 +1,319 @@
+"""The loop: observe, plan, diff, apply, and say in one sentence what was done.
+
+Level-triggered and idempotent: each cycle starts from the newest membership and the device as it
+is, so that it may be restarted anywhere. Each family of failures has one boundary: the chain (hold
+what is known, by the dark policy), the device (`applier`: read back, plan anew, back off), the
+disk (go on without). Everything else is a bug and ends the process.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Protocol
+
+import structlog
+
+from dstack_vpn.applier import Applier, ConfigurationWriter, note_disk_error, write_configuration
+from dstack_vpn.config import Settings
+from dstack_vpn.errors import ChainError
+from dstack_vpn.mesh.access import judge, judge_self, next_expiry
+from dstack_vpn.mesh.chaintime import ChainClock, dark_closes_at
+from dstack_vpn.mesh.events import Event, EventKind, membership_events
+from dstack_vpn.mesh.membership import NO_NODES, Membership
+from dstack_vpn.mesh.plan import LocalNode
+from dstack_vpn.mesh.sentence import describe
+from dstack_vpn.mesh.snapshot import ChainView, Snapshot
+from dstack_vpn.resolve import Resolver
+from dstack_vpn.store import Saved, Store, StoreError
+from dstack_vpn.wireguard.backend import Backend
+
+log = structlog.get_logger(component="reconcile")
+
+SAVE_EVERY = 60.0
+"""Seconds after which an unchanged membership is saved again, for its age."""
+
+
+class ChainSource(Protocol):
+    """The follower, as the loop needs it."""
+
+    @property
+    def view(self) -> ChainView:
+        """What is known at this moment."""
+
+    async def start(self, saved: Membership | None) -> Membership:
+        """Read the membership first; raises ChainError (try again) or WrongChainError."""
+
+    async def poll(self) -> ChainView:
+        """Look at the chain once; a chain that is away is said in the view."""
+
+    async def wait(self, seconds: float, /) -> None:
+        """Return at a wake-up, or after so many seconds."""
+
+
+class Reconciler:
+    """Brings one device to what the chain says, and keeps it there."""
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        local: LocalNode,
+        source: ChainSource,
+        device: Backend,
+        store: Store,
+        write_conf: ConfigurationWriter,
+        publish: Callable[[Snapshot, tuple[Event, ...]], None],
+    ) -> None:
+        """Take the parts; `publish` gets the snapshot and the events of each cycle."""
+        self._settings = settings
+        self._source = source
+        self._store = store
+        self._write_conf = write_conf
+        self._publish = publish
+        self._saved = store.load()
+        self._saved_at = -SAVE_EVERY
+        self._clock = ChainClock()
+        self._wake = asyncio.Event()
+        self._resolver = Resolver(self._resolved)
+        self._applier = Applier(
+            local=local,
+            device=device,
+            resolver=self._resolver,
+            sync_interval=settings.sync_interval,
+        )
+        self.snapshot = Snapshot(
+            node_id=local.node_id,
+            public_key=local.public_key,
+            started_at=time.time(),
+            cycle=0,
+            chain=source.view,
+            decisions=(),
+            own=None,
+            device=None,
+            peer_names={},
+            notes={},
+            applied_block=None,
+            pending=None,
+            closed=None,
+            error_count=0,
+            last_error=None,
+            last_sentence="",
+        )
+
+    async def run(self) -> None:
+        """Follow and reconcile until cancelled.
+
+        Raises:
+            UserError: the chain or the host is not what was configured (in an exception group).
+        """
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._resolver.run(), name="resolve")
+            group.create_task(self._follow(), name="follow")
+            group.create_task(self._reconcile(), name="reconcile")
+
+    async def _follow(self) -> None:
+        started = False
+        while True:
+            before = self._source.view
+            try:
+                if started:
+                    await self._source.poll()
+                else:
+                    await self._source.start(self._saved.membership if self._saved else None)
+                    started = True
+            except ChainError as error:
+                log.warning("chain.away", error=str(error))
+            if self._source.view != before:
+                self._wake.set()
+            await self._source.wait(self._settings.poll_interval)
+
+    async def _reconcile(self) -> None:
+        while True:
+            self._wake.clear()
+            await self.cycle()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._pause()):
+                    await self._wake.wait()
+
+    def _resolved(self) -> None:
+        self._applier.request_compare()
+        self._wake.set()
+
+    def _pause(self) -> float:
+        """Seconds until something is due by itself."""
+        now = _now()
+        due = [self._applier.due_at()]
+        membership = self.snapshot.chain.membership
+        if membership is None:
+            return self._settings.sync_interval
+        chain_now = self._clock.at(now)
+        if (expiry := next_expiry(membership, chain_now=chain_now)) is not None:
+            due.append(now + expiry - chain_now)
+        closes_at = self._closes_at(now)
+        if closes_at is not None and not self.snapshot.closed:
+            due.append(closes_at)
+        return max(0.0, min(due) - now)
+
+    async def cycle(self) -> str:
+        """One cycle; returns the sentence that says what was changed, empty for nothing."""
+        now = _now()
+        old = self.snapshot
+        snapshot = replace(old, cycle=old.cycle + 1, chain=self._observe(now))
+        snapshot, events = self._judge(snapshot, old, now)
+        sentence = ""
+        membership, own = snapshot.chain.membership, snapshot.own
+        if membership is not None and own is not None:
+            if self._device_is_due(old, snapshot, now):
+                applied = await self._applier.apply(snapshot, membership, own, now=now)
+                snapshot = await write_configuration(self._write_conf, applied, membership)
+                sentence = applied.sentence
+                events += _applied_events(membership, sentence)
+            elif snapshot.pending is None:
+                # Nothing that concerns the device changed: the plan of the older block stands.
+                snapshot = replace(snapshot, applied_block=membership.block.number)
+        _tell(old, snapshot, events)
+        self.snapshot = await self._persist(snapshot, events, now)
+        self._publish(self.snapshot, events)
+        return sentence
+
+    def _observe(self, now: float) -> ChainView:
+        view = self._source.view
+        if view.membership is not None:
+            branch = view.reorgs + view.resyncs
+            self._clock = self._clock.see(view.membership, branch=branch, now=now)
+            return view
+        if self._saved is None:
+            return view
+        # The chain is away at the start: what the last run verified is held, by its age.
+        held = self._saved.membership
+        self._clock = self._clock.see(held, branch=-2, now=now - self._saved_age())
+        return replace(view, membership=held, verified=False)
+
+    def _judge(
+        self, snapshot: Snapshot, old: Snapshot, now: float
+    ) -> tuple[Snapshot, tuple[Event, ...]]:
+        membership = snapshot.chain.membership
+        closes_at = self._closes_at(now)
+        closed = None
+        if closes_at is not None and now >= closes_at:
+            closed = (
+                "no agreed head of the chain for longer than DARK_CLOSE_AFTER"
+                f" ({self._settings.dark_close_after:g} s): all peers are out until there is one"
+            )
+        if membership is None:
+            return replace(snapshot, closed=closed), ()
+        decisions = judge(
+            membership,
+            confirmations=self._settings.confirmations,
+            chain_now=self._clock.at(now),
+        )
+        own = judge_self(decisions, snapshot.node_id, snapshot.public_key)
+        events = membership_events(
+            block=membership.block.number,
+            before=old.decisions,
+            after=decisions,
+            nodes_before=old.chain.membership.nodes if old.chain.membership else NO_NODES,
+            nodes_after=membership.nodes,
+        )
+        return replace(snapshot, decisions=decisions, own=own, closed=closed), events
+
+    def _device_is_due(self, old: Snapshot, new: Snapshot, now: float) -> bool:
+        before, after = old.chain.membership, new.chain.membership
+        return (
+            now >= self._applier.due_at()
+            or old.applied_block is None
+            or (before is None) != (after is None)
+            or (before is not None and after is not None and before.nodes is not after.nodes)
+            or old.decisions != new.decisions
+            or old.own != new.own
+            or old.closed != new.closed
+        )
+
+    def _closes_at(self, now: float) -> float | None:
+        return dark_closes_at(
+            self._source.view,
+            close_after=self._settings.dark_close_after,
+            saved_age=self._saved_age() if self._saved else None,
+            now=now,
+        )
+
+    def _saved_age(self) -> float:
+        assert self._saved is not None
+        return max(0.0, time.time() - self._saved.saved_at)
+
+    async def _persist(self, snapshot: Snapshot, events: tuple[Event, ...], now: float) -> Snapshot:
+        """Save what was verified; a disk that is full or gone stops nothing."""
+        membership = snapshot.chain.membership if snapshot.chain.verified else None
+        known = self._saved.membership.checkpoint if self._saved else None
+        try:
+            if events:
+                await asyncio.to_thread(self._store.record, events, wall_now=time.time())
+            if membership is not None and (
+                membership.checkpoint != known or now - self._saved_at >= SAVE_EVERY
+            ):
+                wall_now = time.time()
+                await asyncio.to_thread(self._store.save, membership, wall_now=wall_now)
+                self._saved = Saved(membership=membership, saved_at=wall_now)
+                self._saved_at = now
+        except StoreError as error:
+            return note_disk_error(snapshot, str(error))
+        return snapshot
+
+    async def dry_run(self) -> str:
+        """Read the chain and the device once, change nothing, and say what would be changed.
+
+        Raises:
+            ChainError: the chain cannot be read.
+        """
+        await self._source.start(self._saved.membership if self._saved else None)
+        now = _now()
+        snapshot = replace(self.snapshot, chain=self._observe(now))
+        snapshot, _ = self._judge(snapshot, self.snapshot, now)
+        membership, own = snapshot.chain.membership, snapshot.own
+        assert membership is not None
+        assert own is not None
+        seen = await self._applier.look()
+        plan, change = self._applier.plan(snapshot, membership, own, seen, now=now)
+        would = describe(change, plan.devices[0], membership.block.number)
+        return f"this node is {own.verdict}: {own.reason}\n{would or 'nothing would change'}"
+
+
+def _applied_events(membership: Membership, sentence: str) -> tuple[Event, ...]:
+    if not sentence:
+        return ()
+    event = Event(
+        kind=EventKind.APPLIED,
+        block=membership.block.number,
+        token_id=0,
+        node_id="",
+        verdict=None,
+        detail=sentence,
+    )
+    return (event,)
+
+
+def _tell(old: Snapshot, new: Snapshot, events: tuple[Event, ...]) -> None:
+    """Log what changed for people, once each."""
+    for event in events:
+        if event.kind is not EventKind.APPLIED:
+            log.info(
+                f"membership.{event.kind}",
+                node_id=event.node_id,
+                token_id=event.token_id,
+                block=event.block,
+                verdict=event.verdict,
+                reason=event.detail,
+            )
+    if new.own is not None and old.own != new.own:
+        tell = log.info if new.own.granted else log.warning
+        tell("access.own", verdict=new.own.verdict, reason=new.own.reason)
+    if new.closed and not old.closed:
+        log.error("chain.closed", reason=new.closed)
+    if new.chain.last_error and old.chain.last_error != new.chain.last_error:
+        log.warning("chain.away", error=new.chain.last_error)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -1,0 +1,69 @@
+"""DNS names of endpoints, resolved beside the loop: a slow name server never delays a removal."""
+
+import asyncio
+import socket
+from collections.abc import Callable, Iterable, Mapping
+from ipaddress import ip_address
+
+import structlog
+
+from dstack_vpn.mesh.device import IpAddress
+
+log = structlog.get_logger(component="resolve")
+
+TIMEOUT = 5.0
+"""Seconds that one lookup may take."""
+LIFETIME = 60.0
+"""Seconds after which an answer, or its absence, is asked for again."""
+WORKERS = 8
+"""Lookups under way at once; names come from tokens, so there may be as many as members."""
+
+
+class Resolver:
+    """Answers at once with what is known; `run` looks up the rest."""
+
+    def __init__(self, on_news: Callable[[], None]) -> None:
+        """Take whom to tell when an answer changed."""
+        self._on_news = on_news
+        self._known: dict[str, tuple[IpAddress, ...]] = {}
+        self._asked_at: dict[str, float] = {}
+        self._queue: asyncio.Queue[str] = asyncio.Queue()
+
+    def resolve(self, names: Iterable[str]) -> Mapping[str, tuple[IpAddress, ...]]:
+        """What is known of these names now; unknown and aged ones are looked up meanwhile."""
+        now = asyncio.get_running_loop().time()
+        wanted = set(names)
+        for name in self._asked_at.keys() - wanted:
+            del self._asked_at[name]
+            self._known.pop(name, None)
+        for name in sorted(wanted):
+            if now - self._asked_at.get(name, -LIFETIME) >= LIFETIME:
+                self._asked_at[name] = now
+                self._queue.put_nowait(name)
+        return dict(self._known)
+
+    async def run(self) -> None:
+        """Look up what was asked for, until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for number in range(WORKERS):
+                group.create_task(self._work(), name=f"resolve {number}")
+
+    async def _work(self) -> None:
+        while True:
+            name = await self._queue.get()
+            if name in self._asked_at:
+                await self._look_up(name)
+
+    async def _look_up(self, name: str) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(TIMEOUT):
+                found = await loop.getaddrinfo(name, None, type=socket.SOCK_DGRAM)
+        except (OSError, TimeoutError, UnicodeError) as error:
+            # What was known stays: an unreachable name server must not cut anybody off.
+            log.info("resolve.failed", name=name, error=str(error) or "no answer in time")
+            return
+        addresses = tuple(sorted({ip_address(info[4][0]) for info in found}, key=str))
+        if name in self._asked_at and self._known.get(name) != addresses:
+            self._known[name] = addresses
+            self._on_news()
