@@ -6,16 +6,17 @@ them in order, and hands out snapshots and events. It decides nothing itself.
 
 import asyncio
 import contextlib
+import tempfile
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import structlog
 
-from dstack_vpn.chain.follow import Follower
-from dstack_vpn.chain.rpc import connect
+from dstack_vpn.chain.follow import make_follower
 from dstack_vpn.config import Settings, load_settings
 from dstack_vpn.errors import DstackVpnError, UserError
 from dstack_vpn.identity import load_identity
@@ -34,7 +35,7 @@ from dstack_vpn.web.render import render_health, render_stats
 from dstack_vpn.web.server import HealthServer
 from dstack_vpn.wireguard.conf import render_conf
 from dstack_vpn.wireguard.conffile import write_conf
-from dstack_vpn.wireguard.link import check_free, on_link_networks
+from dstack_vpn.wireguard.link import check_ranges, ipv6_enabled, ipv6_warning, on_link_networks
 from dstack_vpn.wireguard.userspace import UserspaceDevice
 
 log = structlog.get_logger(component="bridge")
@@ -103,7 +104,6 @@ class WireGuardContractBridge:
         self._task: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
         self._subscribers: set[deque[Event]] = set()
-        self._news = asyncio.Condition()
 
     @property
     def settings(self) -> Settings:
@@ -129,7 +129,8 @@ class WireGuardContractBridge:
         if self._task is not None:
             raise RuntimeError("the bridge was started already")
         try:
-            reconciler = self._reconciler = await self._build()
+            parts = await build(self._settings, self._stack, publish=self._publish)
+            self._device, self._reconciler = parts.device, parts.reconciler
             app = make_app(self, self._settings)
             server = HealthServer(app, self._settings.health_host, self._settings.health_port)
             self._server = await self._stack.enter_async_context(server)
@@ -138,7 +139,7 @@ class WireGuardContractBridge:
             raise
         log.info(
             "bridge.started",
-            public_key=str(reconciler.snapshot.public_key),
+            public_key=str(self.snapshot.public_key),
             health=f"{self._settings.health_host}:{self._server.port}",
             contract=self._settings.contract,
             network=self._settings.network.name,
@@ -146,52 +147,6 @@ class WireGuardContractBridge:
         # The one loose task of the project: it must outlive this call. `wait_stopped` and `stop`
         # hand on how it ended, and readers see a snapshot that no longer moves.
         self._task = asyncio.get_running_loop().create_task(self._run(), name="bridge")
-
-    async def _build(self) -> Reconciler:
-        settings = self._settings
-        key = load_identity(settings)
-        store = Store(settings.state_dir / "state.db")
-        self._stack.callback(store.close)
-        device = UserspaceDevice(
-            settings.interface,
-            key,
-            mtu=settings.mtu,
-            marker=settings.state_dir / f"{settings.interface}.device.json",
-        )
-        addresses = AddressPlan.of(
-            settings.network.chain_id, settings.contract, settings.ipv4_range
-        )
-        await check_free(addresses.networks, interface=settings.interface)
-        await device.check()
-        local = LocalNode(
-            node_id=settings.node_id,
-            public_key=key.public,
-            interface=settings.interface,
-            listen_port=settings.listen_port,
-            mtu=settings.mtu,
-            keepalive=settings.keepalive,
-            addresses=addresses,
-            static_endpoints=settings.endpoints,
-            endpoint_template=settings.endpoint_template,
-            on_link=await on_link_networks(ignoring=settings.interface),
-        )
-        follower = make_follower(settings)
-        self._stack.push_async_callback(follower.aclose)
-        self._device = device
-
-        def write(wanted: WantedDevice, membership: Membership) -> None:
-            text = render_conf(wanted, block=membership.block, private_key=key.reveal())
-            write_conf(settings.wireguard_conf, text)
-
-        return Reconciler(
-            settings=settings,
-            local=local,
-            source=follower,
-            device=device,
-            store=store,
-            write_conf=write,
-            publish=self._publish,
-        )
 
     async def _run(self) -> None:
         assert self._reconciler is not None
@@ -202,9 +157,7 @@ class WireGuardContractBridge:
             users, _ = group.split(DstackVpnError)
             raise _first(users or group) from None
         finally:
-            self._changed.set()
-            async with self._news:
-                self._news.notify_all()
+            self._wake_waiters()
 
     async def stop(self, *, keep_device: bool = False) -> None:
         """Stop all parts, take the device down, and leave nothing behind but the state directory.
@@ -246,10 +199,19 @@ class WireGuardContractBridge:
                     if self._task is None or self._task.done():
                         await self.wait_stopped()
                         raise UserError("the bridge does not run")
-                    self._changed.clear()
                     await self._changed.wait()
         except TimeoutError:
             raise TimeoutError(f"not ready after {timeout:g} s: {self.assess().reason}") from None
+
+    def _publish(self, _snapshot: Snapshot, events: tuple[Event, ...]) -> None:
+        for backlog in self._subscribers:
+            backlog.extend(events)
+        self._wake_waiters()
+
+    def _wake_waiters(self) -> None:
+        """Let everybody who waits for news look again, each by an event of his own turn."""
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
 
     @property
     def snapshot(self) -> Snapshot:
@@ -258,24 +220,30 @@ class WireGuardContractBridge:
             raise RuntimeError("the bridge has not been started")
         return self._reconciler.snapshot
 
-    def assess(self, fresh: float | None = None) -> Health:
-        """Judge the newest snapshot now; `fresh` is the strict form of readiness, in seconds."""
-        # The view may be newer than the last cycle, which only runs when something changed.
+    def now(self) -> float:
+        """Monotonic seconds, on the clock of the snapshots."""
+        return asyncio.get_running_loop().time()
+
+    def wall_now(self) -> float:
+        """Seconds since 1970."""
+        return time.time()
+
+    def assess(self) -> Health:
+        """Judge the newest snapshot now."""
         return assess(
             self.snapshot,
-            now=asyncio.get_running_loop().time(),
+            now=self.now(),
             dark_after=self._settings.dark_after,
-            fresh=fresh,
             trusts_one_provider=self._settings.trusts_one_provider,
         )
 
     def health(self) -> Mapping[str, Any]:
         """What /health answers."""
-        return render_health(self.snapshot, self.assess(), wall_now=time.time())
+        return render_health(self.snapshot, self.assess(), wall_now=self.wall_now())
 
     def stats(self) -> Mapping[str, Any]:
         """What /stats answers."""
-        return render_stats(self.snapshot, self.assess(), wall_now=time.time())
+        return render_stats(self.snapshot, self.assess(), wall_now=self.wall_now())
 
     def access(self, node_id: str) -> Decision:
         """The verdict on a node id, with its reason."""
@@ -294,19 +262,9 @@ class WireGuardContractBridge:
                     yield backlog.popleft()
                 if self._task is None or self._task.done():
                     return
-                async with self._news:
-                    await self._news.wait()
+                await self._changed.wait()
         finally:
             self._subscribers.discard(backlog)
-
-    async def dry_run(self) -> str:
-        """Say what `start` would change, and change nothing.
-
-        Raises:
-            UserError: a setting, the chain or this host is not as it must be.
-            ChainError: the chain cannot be read.
-        """
-        raise NotImplementedError
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -314,6 +272,93 @@ class WireGuardContractBridge:
 
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What a bridge is made of."""
+
+    device: UserspaceDevice
+    reconciler: Reconciler
+
+
+async def build(
+    settings: Settings,
+    stack: contextlib.AsyncExitStack,
+    *,
+    publish: Callable[[Snapshot, tuple[Event, ...]], None] = lambda *_: None,
+    dry: bool = False,
+) -> Parts:
+    """Build the parts and check this host; nothing is started and no device is touched.
+
+    Args:
+        settings: of the node.
+        stack: closes what is opened.
+        publish: gets each cycle's snapshot and events.
+        dry: write nothing: a key that would be made is forgotten, and so is the state.
+
+    Raises:
+        UserError: a key file, the state directory or this host does not allow it.
+    """
+    key = load_identity(settings, create=not dry)
+    directory = settings.state_dir
+    if dry:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    device = UserspaceDevice(
+        settings.interface,
+        key,
+        mtu=settings.mtu,
+        marker=directory / f"{settings.interface}.device.json",
+    )
+    network = settings.network
+    addresses = AddressPlan.of(network.chain_id, settings.contract, settings.ipv4_range)
+    await check_ranges(addresses.networks, settings.interface)
+    if not (ipv6 := ipv6_enabled()):
+        log.warning("host.ipv6-off", reason=ipv6_warning(settings.interface))
+    store = Store(directory / "state.db")
+    stack.callback(store.close)
+    local = LocalNode(
+        node_id=settings.node_id,
+        public_key=key.public,
+        interface=settings.interface,
+        listen_port=settings.listen_port,
+        mtu=settings.mtu,
+        keepalive=settings.keepalive,
+        addresses=addresses,
+        static_endpoints=settings.endpoints,
+        endpoint_template=settings.endpoint_template,
+        ipv6=ipv6,
+        on_link=await on_link_networks(ignoring=settings.interface),
+    )
+    follower = make_follower(settings)
+    stack.push_async_callback(follower.aclose)
+
+    def write(wanted: WantedDevice, membership: Membership) -> None:
+        text = render_conf(wanted, block=membership.block, private_key=key)
+        write_conf(settings.wireguard_conf, text)
+
+    reconciler = Reconciler(
+        settings=settings,
+        local=local,
+        source=follower,
+        device=device,
+        store=store,
+        write_conf=write,
+        publish=publish,
+    )
+    return Parts(device=device, reconciler=reconciler)
+
+
+async def dry_run(settings: Settings) -> str:
+    """Say what a node with these settings would change now, and change nothing.
+
+    Raises:
+        UserError: a setting, the chain or this host is not as it must be.
+        ChainError: the chain cannot be read.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        parts = await build(settings, stack, dry=True)
+        return await parts.reconciler.dry_run()
 
 
 def _first(error: BaseException) -> BaseException:

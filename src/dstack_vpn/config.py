@@ -65,6 +65,7 @@ def load_settings(
     environ: Mapping[str, str] | None = None,
     env_file: Path | None = None,
     *,
+    overrides: Mapping[str, str] | None = None,
     need_node_id: bool = True,
 ) -> Settings:
     """Read and check all settings.
@@ -72,6 +73,7 @@ def load_settings(
     Args:
         environ: variables; the process's own by default. They come before those of the file.
         env_file: a file of ``NAME=value`` lines.
+        overrides: values that come before both.
         need_node_id: False for commands that only read the chain.
 
     Raises:
@@ -80,6 +82,7 @@ def load_settings(
     values = dict(os.environ if environ is None else environ)
     if env_file is not None:
         values = read_env_file(env_file) | values
+    values.update(overrides or {})
     parsed: dict[str, Any] = {}
     for variable in VARIABLES:
         if variable.name == "NODE_ID" and not need_node_id and not values.get("NODE_ID"):

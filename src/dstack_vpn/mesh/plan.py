@@ -13,6 +13,7 @@ from dstack_vpn.mesh.access import Decision
 from dstack_vpn.mesh.addresses import AddressPlan
 from dstack_vpn.mesh.device import (
     IpAddress,
+    IpInterface,
     IpNetwork,
     SeenDevice,
     SeenPeer,
@@ -57,6 +58,8 @@ class LocalNode:
     """Node id to endpoint; comes before what the token says."""
     endpoint_template: str = ""
     """Such as ``{node_id}:51820``; the last resort. Empty for none."""
+    ipv6: bool = True
+    """Whether this host can have IPv6 addresses; without, the node goes on with IPv4 alone."""
     on_link: tuple[IpNetwork, ...] = ()
     """Networks of this host's own links, on which an absent neighbour never answers."""
 
@@ -156,7 +159,7 @@ def make_plan(
         public_key=local.public_key,
         listen_port=local.listen_port,
         mtu=local.mtu,
-        addresses=local.addresses.interfaces(own.token_id) if own.granted else (),
+        addresses=_own_addresses(own, local),
         peers=MappingProxyType(dict(sorted(peers.items()))),
     )
     return Plan(
@@ -164,6 +167,14 @@ def make_plan(
         removal_reasons=MappingProxyType(reasons),
         notes=MappingProxyType(notes),
         wake_at=clock.wake_at,
+    )
+
+
+def _own_addresses(own: Decision, local: LocalNode) -> tuple[IpInterface, ...]:
+    if not own.granted:
+        return ()
+    return tuple(
+        a for a in local.addresses.interfaces(own.token_id) if local.ipv6 or a.version == 4
     )
 
 

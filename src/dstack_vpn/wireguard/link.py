@@ -1,0 +1,205 @@
+"""The interface of a device: up, MTU, addresses, and the routes around it. iproute2 does the work.
+
+Used by the backends, and by the bridge at the start for `check_ranges`. Addresses carry the prefix
+of the mesh (10.213.0.7/16), so the kernel's connected routes lead to all members and no route is
+ever added per peer. Forwarding and every other interface stay as they are.
+
+iproute2 rather than a netlink library: a change is one process of 3 ms, a library 19 MB for good.
+"""
+
+import json
+import socket
+from collections.abc import Iterable
+from dataclasses import dataclass
+from ipaddress import ip_interface
+from pathlib import Path
+
+from dstack_vpn.errors import DeviceError, HostError
+from dstack_vpn.mesh.device import DeviceChange, IpInterface, IpNetwork
+from dstack_vpn.mesh.diff import sorted_interfaces
+from dstack_vpn.wireguard.command import run
+from dstack_vpn.wireguard.routes import Route, overlap, parse_routes
+
+_IPV6_SYSCTL = Path("/proc/sys/net/ipv6/conf")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkState:
+    """An interface as the kernel has it."""
+
+    mtu: int
+    up: bool
+    addresses: tuple[IpInterface, ...]
+    """Sorted, without link-local ones."""
+
+
+def exists(name: str) -> bool:
+    """Whether the interface exists in our network namespace."""
+    try:
+        socket.if_nametoindex(name)
+    except OSError:
+        return False
+    return True
+
+
+async def read(name: str) -> LinkState | None:
+    """Read an interface; None when there is none.
+
+    Raises:
+        HostError: iproute2 is not installed.
+        DeviceError: it failed, or printed what we do not understand.
+    """
+    if not exists(name):
+        return None
+    try:
+        text = await run("ip", "-json", "address", "show", "dev", name)
+    except DeviceError:
+        if not exists(name):  # it went away in between
+            return None
+        raise
+    return parse_link(text)
+
+
+def parse_link(text: str) -> LinkState:
+    """Read the output of ``ip -json address show dev NAME``.
+
+    Raises:
+        DeviceError: it is not what iproute2 prints.
+    """
+    try:
+        link = json.loads(text)[0]
+        addresses = [ip_interface(f"{a['local']}/{a['prefixlen']}") for a in link["addr_info"]]
+        return LinkState(
+            mtu=int(link["mtu"]),
+            up="UP" in link["flags"],
+            addresses=sorted_interfaces(a for a in addresses if not a.is_link_local),
+        )
+    except (ValueError, LookupError, TypeError, AttributeError):
+        raise DeviceError("ip printed an interface in a form that we do not know") from None
+
+
+async def alter(name: str, change: DeviceChange) -> tuple[str, ...]:
+    """Carry out the link side of a change; return warnings, as sentences.
+
+    IPv6 addresses are left out, with a warning, where IPv6 is switched off for the interface: a
+    mesh without IPv6 is better than none.
+
+    Raises:
+        HostError: no right to configure interfaces.
+        DeviceError: the kernel refused; the other parts of the change were made nevertheless.
+    """
+    warnings: tuple[str, ...] = ()
+    additions = change.add_addresses
+    if any(address.version == 6 for address in additions) and not ipv6_enabled(name):
+        additions = tuple(address for address in additions if address.version == 4)
+        warnings = (ipv6_warning(name),)
+    lines = render_link(name, change, additions)
+    if lines:
+        # -force: one refused line must not keep the others from being tried.
+        await run("ip", "-force", "-batch", "-", stdin="\n".join((*lines, "")))
+    return warnings
+
+
+def render_link(
+    name: str, change: DeviceChange, additions: Iterable[IpInterface]
+) -> tuple[str, ...]:
+    """Write the link side of a change as lines for ``ip -batch``."""
+    lines = [f"address delete {address} dev {name}" for address in change.remove_addresses]
+    if change.mtu is not None:
+        lines.append(f"link set dev {name} mtu {change.mtu}")
+    if change.up:
+        lines.append(f"link set dev {name} up")
+    for address in additions:
+        # Without nodad an IPv6 address would be tentative, and unusable, for a second or two.
+        suffix = " nodad" if address.version == 6 else ""
+        lines.append(f"address replace {address} dev {name}{suffix}")
+    return tuple(lines)
+
+
+async def set_down(name: str) -> None:
+    """Take the link down; the next diff brings it up again."""
+    await run("ip", "link", "set", "dev", name, "down")
+
+
+async def delete(name: str) -> None:
+    """Delete the interface; a userspace device notices and ends."""
+    await run("ip", "link", "delete", "dev", name)
+
+
+def ipv6_enabled(name: str = "default") -> bool:
+    """Whether an interface (or, by default, one yet to be made) may have IPv6 addresses."""
+    if not exists(name):
+        name = "default"
+    try:
+        return (_IPV6_SYSCTL / name / "disable_ipv6").read_text().strip() == "0"
+    except OSError:  # a kernel without IPv6
+        return False
+
+
+def ipv6_warning(name: str) -> str:
+    """Say what is missing where `ipv6_enabled` is false."""
+    return (
+        f"IPv6 is switched off for {name}: it gets its IPv4 address only "
+        "(sysctl net.ipv6.conf.all.disable_ipv6=0 switches it on)"
+    )
+
+
+async def host_routes() -> tuple[Route, ...]:
+    """All routes of our network namespace, in every table, default routes left out.
+
+    Raises:
+        HostError: iproute2 is not installed.
+        DeviceError: it failed, or printed what we do not understand.
+    """
+    routes: list[Route] = []
+    for version in (4, 6):
+        text = await run("ip", "-json", f"-{version}", "route", "show", "table", "all")
+        try:
+            routes += parse_routes(text, version=version)
+        except (ValueError, AttributeError, TypeError):
+            raise DeviceError("ip printed routes in a form that we do not know") from None
+    return tuple(routes)
+
+
+async def check_ranges(networks: Iterable[IpNetwork], name: str) -> None:
+    """Refuse mesh ranges that the host uses already; run it before the device gets addresses.
+
+    Args:
+        networks: the ranges of the mesh.
+        name: our own interface, whose routes do not count.
+
+    Raises:
+        HostError: names the range and the route.
+        DeviceError: the routes could not be read.
+    """
+    routes = await host_routes()
+    for network in networks:
+        route = overlap(network, routes, ignoring=name)
+        if route is not None:
+            raise HostError(
+                f"the mesh range {network} overlaps the route {route} of this host: "
+                "choose another range, or remove that route"
+            )
+
+
+async def on_link_networks(*, ignoring: str) -> tuple[IpNetwork, ...]:
+    """Networks of this host's own links, in which an absent neighbour never answers.
+
+    Args:
+        ignoring: our own interface.
+
+    Raises:
+        HostError: iproute2 is not installed.
+        DeviceError: it failed, or printed what we do not understand.
+    """
+    text = await run("ip", "-json", "address", "show", "up")
+    found: set[IpNetwork] = set()
+    try:
+        for link in json.loads(text or "[]"):
+            if link.get("ifname") != ignoring:
+                for entry in link.get("addr_info", ()):
+                    found.add(ip_interface(f"{entry['local']}/{entry['prefixlen']}").network)
+    except (ValueError, LookupError, TypeError, AttributeError):
+        raise DeviceError("ip printed addresses in a form that we do not know") from None
+    usable = (n for n in found if not n.is_loopback and n.prefixlen < n.max_prefixlen)
+    return tuple(sorted(usable, key=str))
