@@ -155,6 +155,21 @@ class Applier:
         (wanted,) = plan.devices
         return plan, diff(wanted, seen, reasons=plan.removal_reasons)
 
+    async def strip(self) -> None:
+        """Take all peers off a device that a previous run left, for nobody knows who is a member.
+
+        Fail closed: without a verified membership, not even a saved one, there are no peers.
+        """
+        try:
+            seen = await self._device.seen()
+            if seen is not None and seen.peers:
+                reason = "the membership is not known"
+                peers = tuple(RemovePeer(key=key, reason=reason) for key in sorted(seen.peers))
+                await self._device.apply(DeviceChange(name=seen.name, peers=peers))
+                log.warning("device.stripped", peers=len(peers), reason=reason)
+        except DeviceError as error:
+            log.error("device.failed", error=str(error))
+
     async def look(self) -> SeenDevice | None:
         """The device as it is, or None when there is none or it does not answer."""
         try:

@@ -18,7 +18,7 @@ import structlog
 from dstack_vpn.applier import Applier, ConfigurationWriter, note_disk_error, write_configuration
 from dstack_vpn.config import Settings
 from dstack_vpn.errors import ChainError
-from dstack_vpn.mesh.access import judge, judge_self, next_expiry
+from dstack_vpn.mesh.access import Verdict, judge, judge_self, next_expiry
 from dstack_vpn.mesh.chaintime import ChainClock, dark_closes_at
 from dstack_vpn.mesh.events import Event, EventKind, membership_events
 from dstack_vpn.mesh.membership import NO_NODES, Membership
@@ -75,6 +75,7 @@ class Reconciler:
         self._saved = store.load()
         self._saved_at = -SAVE_EVERY
         self._clock = ChainClock()
+        self._next_expiry: int | None = None
         self._wake = asyncio.Event()
         self._resolver = Resolver(self._resolved)
         self._applier = Applier(
@@ -145,12 +146,10 @@ class Reconciler:
         """Seconds until something is due by itself."""
         now = _now()
         due = [self._applier.due_at()]
-        membership = self.snapshot.chain.membership
-        if membership is None:
+        if self.snapshot.chain.membership is None:
             return self._settings.sync_interval
-        chain_now = self._clock.at(now)
-        if (expiry := next_expiry(membership, chain_now=chain_now)) is not None:
-            due.append(now + expiry - chain_now)
+        if self._next_expiry is not None:
+            due.append(now + self._next_expiry - self._clock.at(now))
         closes_at = self._closes_at(now)
         if closes_at is not None and not self.snapshot.closed:
             due.append(closes_at)
@@ -173,6 +172,8 @@ class Reconciler:
             elif snapshot.pending is None:
                 # Nothing that concerns the device changed: the plan of the older block stands.
                 snapshot = replace(snapshot, applied_block=membership.block.number)
+        elif snapshot.chain.last_error:
+            await self._applier.strip()
         _tell(old, snapshot, events)
         self.snapshot = await self._persist(snapshot, events, now)
         self._publish(self.snapshot, events)
@@ -204,20 +205,31 @@ class Reconciler:
             )
         if membership is None:
             return replace(snapshot, closed=closed), ()
+        before = old.chain.membership
+        same = before is not None and before.nodes is membership.nodes
+        if same and old.chain.reorgs == snapshot.chain.reorgs and self._settled(old, now):
+            # Nearly every block changes nothing here; judging thousands anew would be all the work.
+            return replace(snapshot, closed=closed), ()
+        chain_now = self._clock.at(now)
         decisions = judge(
-            membership,
-            confirmations=self._settings.confirmations,
-            chain_now=self._clock.at(now),
+            membership, confirmations=self._settings.confirmations, chain_now=chain_now
         )
+        self._next_expiry = next_expiry(membership, chain_now=chain_now)
         own = judge_self(decisions, snapshot.node_id, snapshot.public_key)
         events = membership_events(
             block=membership.block.number,
             before=old.decisions,
             after=decisions,
-            nodes_before=old.chain.membership.nodes if old.chain.membership else NO_NODES,
+            nodes_before=before.nodes if before else NO_NODES,
             nodes_after=membership.nodes,
         )
         return replace(snapshot, decisions=decisions, own=own, closed=closed), events
+
+    def _settled(self, old: Snapshot, now: float) -> bool:
+        """Whether the verdicts on the same nodes are still what they were."""
+        if any(d.verdict is Verdict.NOT_YET_CONFIRMED for d in old.decisions):
+            return False
+        return self._next_expiry is None or self._clock.at(now) < self._next_expiry
 
     def _device_is_due(self, old: Snapshot, new: Snapshot, now: float) -> bool:
         before, after = old.chain.membership, new.chain.membership
