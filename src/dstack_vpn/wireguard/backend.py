@@ -1,0 +1,59 @@
+"""What the reconciler may ask of a WireGuard device, whatever makes it work.
+
+The reconciler reads with `seen`, plans, and hands the difference to `apply`. Every backend keeps
+the promises below; one test suite holds them all to it.
+"""
+
+from typing import Protocol
+
+from dstack_vpn.mesh.device import DeviceChange, SeenDevice
+
+
+class Backend(Protocol):
+    """One WireGuard device.
+
+    Every method may raise `HostError` when this machine does not allow what is needed or when the
+    interface belongs to somebody else (nothing was changed then), and `DeviceError` when the device
+    refused or did not answer (ask again later). None of them waits longer than some seconds, and
+    no method may run at the same time as another one of the same device.
+    """
+
+    @property
+    def name(self) -> str:
+        """The interface name, such as ``wg0``."""
+        ...
+
+    async def seen(self) -> SeenDevice | None:
+        """Read the device, link and WireGuard side; None when there is none.
+
+        None also stands for a device of ours that can no longer be spoken to because its process
+        is dead or its socket gone: `create` makes it anew.
+        """
+        ...
+
+    async def create(self) -> None:
+        """Make sure that the device exists.
+
+        A device that is ours already is adopted as it is: peers, sessions and counters stay. A new
+        one has no key, no peers and no addresses; the next `seen` and `apply` give it those.
+        """
+        ...
+
+    async def apply(self, change: DeviceChange) -> None:
+        """Carry out a change: peers to be removed first, before anything that could fail.
+
+        When it returns, no packet of a removed peer is accepted any more. Peers that are not in the
+        change are not touched and lose no packet. A peer that the device refuses does not keep the
+        others from being applied.
+
+        Sets are not transactions: after a `DeviceError` any part of the change may be in force, so
+        read back and plan again. Applying the same change twice does no harm.
+        """
+        ...
+
+    async def destroy(self) -> None:
+        """Take the device down for good and leave nothing of it; no error when there is none.
+
+        Only a device that is ours is ever ended; somebody else's is left alone without an error.
+        """
+        ...

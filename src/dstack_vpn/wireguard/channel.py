@@ -1,0 +1,103 @@
+"""The UAPI text over the unix socket of a userspace WireGuard.
+
+One connection carries any number of requests. Each exchange has a time limit, because a device
+whose packets are stuck may never answer. The text itself is `uapi.py`.
+"""
+
+import asyncio
+import socket
+import struct
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from dstack_vpn.errors import DeviceError, HostError
+from dstack_vpn.wireguard.uapi import END, GET, Request, UapiDevice, parse_errno, parse_get
+
+TIMEOUT = 5.0
+"""Seconds for one exchange."""
+MAX_ANSWER = 64 * 2**20
+"""Bytes; 10,000 peers take about 3 MB."""
+
+_UCRED = struct.Struct("3i")  # pid, uid, gid: unix(7), SO_PEERCRED
+
+
+class Channel:
+    """A connection to a device."""
+
+    def __init__(self, name: str, sock: socket.socket) -> None:
+        self._name = name
+        self._sock = sock
+        credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+        self.pid: int = _UCRED.unpack(credentials)[0]
+        """The process that listens; 0 when it is outside of our PID namespace."""
+
+    async def get(self) -> UapiDevice:
+        """Read the device.
+
+        Raises:
+            DeviceError: no answer in time, or one that cannot be read.
+        """
+        answer = await self._exchange(GET)
+        try:
+            return parse_get(answer)
+        except ValueError as error:
+            raise DeviceError(f"{self._name}: {error}") from None
+
+    async def set(self, request: Request) -> int:
+        """Send a request; return 0, or the device's (negative) error number.
+
+        Raises:
+            DeviceError: no answer in time, or one that cannot be read.
+        """
+        answer = await self._exchange(request.text)
+        try:
+            return parse_errno(answer)
+        except ValueError as error:
+            raise DeviceError(f"{self._name}: {error}") from None
+
+    async def _exchange(self, request: bytes) -> bytes:
+        try:
+            async with asyncio.timeout(TIMEOUT):
+                return await self._send_and_receive(request)
+        except TimeoutError:
+            raise DeviceError(f"{self._name} did not answer within {TIMEOUT:g} s") from None
+        except OSError as error:
+            raise DeviceError(f"{self._name} hung up: {error.strerror}") from None
+
+    async def _send_and_receive(self, request: bytes) -> bytes:
+        loop = asyncio.get_running_loop()
+        await loop.sock_sendall(self._sock, request)
+        answer = bytearray()
+        while not answer.endswith(END):
+            part = await loop.sock_recv(self._sock, 2**18)
+            if not part:
+                raise DeviceError(f"{self._name} hung up in the middle of an answer")
+            answer += part
+            if len(answer) > MAX_ANSWER:
+                raise DeviceError(f"{self._name} answers without end")
+        return bytes(answer)
+
+
+@asynccontextmanager
+async def connect(name: str, path: Path) -> AsyncIterator[Channel | None]:
+    """Connect to the socket; None when nobody listens there.
+
+    Raises:
+        HostError: we may not use the socket.
+        DeviceError: the socket is there but did not take the connection.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.setblocking(False)
+        try:
+            async with asyncio.timeout(TIMEOUT):
+                await asyncio.get_running_loop().sock_connect(sock, str(path))
+        except (FileNotFoundError, ConnectionRefusedError):
+            channel = None
+        except PermissionError:
+            raise HostError(f"no right to speak to {path}: run as root") from None
+        except OSError as error:  # a time-out is one too
+            raise DeviceError(f"{name}: cannot connect to {path} ({error or 'time-out'})") from None
+        else:
+            channel = Channel(name, sock)
+        yield channel

@@ -1,0 +1,282 @@
+"""The text that a userspace WireGuard is configured with, both ways. Pure.
+
+Format: the cross-platform userspace interface as its authors describe it at
+https://www.wireguard.com/xplatform/ ("Configuration Protocol"): lines of ``key=value``, keys in
+lower-case hex, a blank line at the end of each request and each answer, ``errno=`` as the last line
+of an answer. `channel.py` carries it, `userspace.py` decides when.
+
+A request is rendered whole before any of it is sent: a client that stalls in the middle of one
+holds the device's lock, and every other reader hangs until it goes away.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from ipaddress import ip_address, ip_network
+
+from dstack_vpn.mesh.device import (
+    AddPeer,
+    DeviceChange,
+    IpNetwork,
+    PeerChange,
+    RemovePeer,
+    SeenPeer,
+    SocketAddress,
+    UpdatePeer,
+)
+from dstack_vpn.mesh.diff import sorted_networks
+from dstack_vpn.mesh.keys import PrivateKey, PublicKey
+
+GET = b"get=1\n\n"
+END = b"\n\n"
+CHUNK = 200
+"""Peers in one request at most; larger ones hold the device's lock noticeably long."""
+
+_HEX_KEY = re.compile(r"[0-9a-f]{64}")
+_NUMBER = re.compile(r"0|[1-9][0-9]{0,19}")
+_ERRNO = re.compile(r"errno=(0|-?[1-9][0-9]{0,9})")
+_NAME = re.compile(r"[a-z0-9_]+")
+_ONCE = frozenset(
+    {
+        "endpoint",
+        "last_handshake_time_sec",
+        "last_handshake_time_nsec",
+        "rx_bytes",
+        "tx_bytes",
+        "persistent_keepalive_interval",
+    }
+)
+_ZERO_KEY = "0" * 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UapiDevice:
+    """The WireGuard side of a device, as it answers ``get=1``."""
+
+    public_key: PublicKey | None
+    """None while no private key is set."""
+    listen_port: int
+    """0 when the device has no socket."""
+    peers: dict[PublicKey, SeenPeer]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One ``set=1`` request and the peers it is about."""
+
+    text: bytes = field(repr=False)
+    """Out of reprs because the settings hold the private key."""
+    peers: tuple[PeerChange, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Requests:
+    """A whole change as requests, in the order in which they are sent.
+
+    Removals stand alone and first, so that no failure of anything else can delay them.
+    """
+
+    removals: tuple[Request, ...]
+    settings: Request | None
+    peers: tuple[Request, ...]
+
+
+def render(change: DeviceChange, private_key: PrivateKey) -> Requests:
+    """Write a change as requests of at most `CHUNK` peers each.
+
+    The private key and the listen port are only written when the change says so.
+    """
+    removals = [peer for peer in change.peers if isinstance(peer, RemovePeer)]
+    others = [peer for peer in change.peers if not isinstance(peer, RemovePeer)]
+    return Requests(
+        removals=tuple(map(render_peers, _chunks(removals))),
+        settings=render_settings(change, private_key),
+        peers=tuple(map(render_peers, _chunks(others))),
+    )
+
+
+def render_settings(change: DeviceChange, private_key: PrivateKey) -> Request | None:
+    """Write what a change says about the device itself; None when it says nothing."""
+    lines = []
+    if change.set_key:
+        lines.append(f"private_key={private_key.raw.hex()}")
+    if change.listen_port is not None:
+        lines.append(f"listen_port={change.listen_port}")
+    return Request(text=_request(lines)) if lines else None
+
+
+def render_peers(changes: Iterable[PeerChange]) -> Request:
+    """Write changes of peers as one request."""
+    peers = tuple(changes)
+    return Request(text=_request(line for peer in peers for line in _peer_lines(peer)), peers=peers)
+
+
+def parse_errno(answer: bytes) -> int:
+    """Read the answer to a set request: 0, or the error number, negative as devices write it.
+
+    Raises:
+        ValueError: it is not exactly one ``errno=`` line and a blank one.
+    """
+    match = _ERRNO.fullmatch(answer.removesuffix(END).decode("ascii", "replace"))
+    if match is None or not answer.endswith(END):
+        raise ValueError("the device answered a set request with something else than errno")
+    return int(match[1])
+
+
+def parse_get(answer: bytes) -> UapiDevice:
+    """Read the answer to ``get=1``.
+
+    The private key in it is turned into the public one at once and never kept; no error quotes a
+    line. Keys that we do not know are skipped if they look like keys: a reader that refused them
+    could no longer take a revoked peer off a newer device.
+
+    Raises:
+        ValueError: the answer is cut off, malformed, or reports an error.
+    """
+    body = answer.removesuffix(END).decode("ascii", "replace")
+    lines = body.split("\n")
+    errno = _ERRNO.fullmatch(lines.pop())
+    if errno is None or not answer.endswith(END):
+        raise ValueError("the device's answer is cut off")
+    if int(errno[1]) != 0:
+        raise ValueError(f"the device answered get with errno {errno[1]}")
+
+    reader = _Reader()
+    for line in lines:
+        name, equals, value = line.partition("=")
+        if not equals or not _NAME.fullmatch(name):
+            raise ValueError("the device's answer has a line that is not key=value")
+        reader.take(name, value)
+    return reader.device()
+
+
+class _Reader:
+    """A device of which we have read some lines: its own come first, then peer after peer."""
+
+    def __init__(self) -> None:
+        self.public_key: PublicKey | None = None
+        self.listen_port = 0
+        self.peers: dict[PublicKey, _Peer] = {}
+        self.peer: _Peer | None = None
+
+    def take(self, name: str, value: str) -> None:
+        if name == "public_key":
+            key = PublicKey(_hex_key(name, value))
+            if key in self.peers:
+                raise ValueError("the device's answer has the same peer twice")
+            self.peer = self.peers[key] = _Peer(key)
+        elif self.peer is not None:
+            self.peer.take(name, value)
+        elif name == "private_key" and value != _ZERO_KEY:
+            self.public_key = PrivateKey(_hex_key(name, value)).public
+        elif name == "own_public_key":  # boringtun keeps the private key to itself
+            self.public_key = PublicKey(_hex_key(name, value))
+        elif name == "listen_port":
+            self.listen_port = _number(name, value, 65535)
+
+    def device(self) -> UapiDevice:
+        peers = {key: peer.seen() for key, peer in self.peers.items()}
+        return UapiDevice(public_key=self.public_key, listen_port=self.listen_port, peers=peers)
+
+
+class _Peer:
+    """A peer of which we have read some lines."""
+
+    __slots__ = ("allowed_ips", "key", "values")
+
+    def __init__(self, key: PublicKey) -> None:
+        self.key = key
+        self.values: dict[str, str] = {}
+        self.allowed_ips: list[IpNetwork] = []
+
+    def take(self, name: str, value: str) -> None:
+        if name == "allowed_ip":
+            self.allowed_ips.append(_network(value))
+        elif name in _ONCE:
+            if name in self.values:
+                raise ValueError(f"the device's answer has {name} twice for one peer")
+            self.values[name] = value
+
+    def seen(self) -> SeenPeer:
+        endpoint = self.values.get("endpoint")
+        seconds = self._value("last_handshake_time_sec", 2**63)
+        return SeenPeer(
+            key=self.key,
+            allowed_ips=sorted_networks(self.allowed_ips),
+            endpoint=None if endpoint is None else _socket_address(endpoint),
+            keepalive=self._value("persistent_keepalive_interval", 65535),
+            last_handshake=seconds + self._value("last_handshake_time_nsec", 999_999_999) / 1e9,
+            rx_bytes=self._value("rx_bytes", 2**64),
+            tx_bytes=self._value("tx_bytes", 2**64),
+        )
+
+    def _value(self, name: str, most: int) -> int:
+        return _number(name, self.values.get(name, "0"), most)
+
+
+def _peer_lines(change: PeerChange) -> Iterator[str]:
+    match change:
+        case RemovePeer(key=key):
+            yield f"public_key={key.hex}"
+            yield "remove=true"
+        case AddPeer(peer=peer):
+            yield f"public_key={peer.key.hex}"
+            yield from _field_lines(peer.allowed_ips, peer.endpoint, peer.keepalive)
+        case UpdatePeer(key=key):
+            # A peer that somebody took off meanwhile must not come back half configured.
+            yield f"public_key={key.hex}"
+            yield "update_only=true"
+            yield from _field_lines(change.allowed_ips, change.endpoint, change.keepalive)
+
+
+def _field_lines(
+    allowed_ips: tuple[IpNetwork, ...] | None,
+    endpoint: SocketAddress | None,
+    keepalive: int | None,
+) -> Iterator[str]:
+    if endpoint is not None:
+        yield f"endpoint={endpoint}"
+    if keepalive is not None:
+        yield f"persistent_keepalive_interval={keepalive}"
+    if allowed_ips is not None:
+        yield "replace_allowed_ips=true"
+        yield from (f"allowed_ip={network}" for network in allowed_ips)
+
+
+def _request(lines: Iterable[str]) -> bytes:
+    return "\n".join(("set=1", *lines, "", "")).encode("ascii")
+
+
+def _chunks(items: Sequence[PeerChange]) -> Iterator[Sequence[PeerChange]]:
+    return (items[start : start + CHUNK] for start in range(0, len(items), CHUNK))
+
+
+def _hex_key(name: str, value: str) -> bytes:
+    if not _HEX_KEY.fullmatch(value):
+        raise ValueError(f"the device's answer has a {name} that is not 64 hex digits")
+    return bytes.fromhex(value)
+
+
+def _number(name: str, value: str, most: int) -> int:
+    if not _NUMBER.fullmatch(value) or int(value) > most:
+        raise ValueError(f"the device's answer has a {name} that is no number up to {most}")
+    return int(value)
+
+
+def _network(value: str) -> IpNetwork:
+    try:
+        return ip_network(value)
+    except ValueError:
+        raise ValueError("the device's answer has an allowed_ip that is no network") from None
+
+
+def _socket_address(value: str) -> SocketAddress:
+    host, _, port = value.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    try:
+        ip = ip_address(host[1:-1] if bracketed else host)
+    except ValueError:
+        raise ValueError("the device's answer has an endpoint that is no address") from None
+    if (ip.version == 6) != bracketed:
+        raise ValueError("the device's answer has an endpoint with misplaced brackets")
+    return SocketAddress(ip, _number("port", port, 65535))

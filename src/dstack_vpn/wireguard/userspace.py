@@ -1,0 +1,304 @@
+"""A WireGuard device made by wireguard-go, which outlives the agent.
+
+The reconciler speaks to it through `backend.Backend`. wireguard-go is a process of its own in a
+session of its own: when the agent is killed or replaced, packets go on, and the next agent adopts
+the device as it finds it. Only `destroy` ends it.
+
+Whose is it? Before anything is changed the device must be ours: its public key is ours, or the
+process at the other end of its socket (SO_PEERCRED, unix(7)) is the one in our marker. Everything
+else is somebody else's interface and is left alone with a sentence.
+"""
+
+import asyncio
+import os
+import re
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import structlog
+
+from dstack_vpn.errors import DeviceError, HostError
+from dstack_vpn.mesh.device import AddPeer, DeviceChange, SeenDevice, UpdatePeer
+from dstack_vpn.mesh.keys import PrivateKey
+from dstack_vpn.wireguard import link, marker, process, tun
+from dstack_vpn.wireguard.channel import Channel, connect
+from dstack_vpn.wireguard.command import clean_environment
+from dstack_vpn.wireguard.marker import Marker
+from dstack_vpn.wireguard.process import Process
+from dstack_vpn.wireguard.uapi import Request, render, render_peers
+
+log = structlog.get_logger(component="wireguard")
+
+SOCKETS = Path("/var/run/wireguard")
+"""Where wireguard-go puts its socket; fixed in its source."""
+START_TIMEOUT = 10.0
+"""Seconds until a new device must answer."""
+BIND_TIMEOUT = 2.0
+"""Seconds until a device that was brought up must have its UDP socket."""
+
+_NAME = re.compile(r"[A-Za-z0-9_=+.-]{1,15}")
+
+
+class UserspaceDevice:
+    """One wireguard-go device; keeps the promises of `backend.Backend`."""
+
+    def __init__(
+        self,
+        name: str,
+        private_key: PrivateKey,
+        *,
+        marker_path: Path,
+        program: str = "wireguard-go",
+    ) -> None:
+        """Nothing happens until a method is called.
+
+        Args:
+            name: interface name, at most 15 letters as Linux has it.
+            private_key: what the device is given when a change says so.
+            marker_path: where to note that a device is ours; a file of the state directory.
+            program: wireguard-go, by name or path.
+
+        Raises:
+            ValueError: the name is no interface name.
+        """
+        if not _NAME.fullmatch(name) or name in {".", ".."}:
+            raise ValueError(f"{name!r} is no interface name")
+        self._name = name
+        self._private_key = private_key
+        self._marker_path = marker_path
+        self._program = program
+        self._socket = SOCKETS / f"{name}.sock"
+        self._known: Process | None = None
+        self.warnings: tuple[str, ...] = ()
+        """What hampers the device without stopping it, as sentences."""
+
+    @property
+    def name(self) -> str:
+        """The interface name."""
+        return self._name
+
+    async def seen(self) -> SeenDevice | None:
+        """See `Backend.seen`."""
+        state = await link.read(self._name)
+        async with self._reach() as channel:
+            if channel is None or state is None:
+                return None
+            device = await channel.get()
+        return SeenDevice(
+            name=self._name,
+            public_key=device.public_key,
+            listen_port=device.listen_port,
+            mtu=state.mtu,
+            up=state.up,
+            addresses=state.addresses,
+            peers=device.peers,
+        )
+
+    async def create(self) -> None:
+        """See `Backend.create`."""
+        async with self._reach() as channel:
+            if channel is not None:
+                log.info("device_adopted", device=self._name, pid=channel.pid)
+                return
+        await self._clear()
+        await self._start()
+
+    async def apply(self, change: DeviceChange) -> None:
+        """See `Backend.apply`."""
+        requests = render(change, self._private_key)
+        async with self._reach() as channel:
+            if channel is None:
+                raise DeviceError(f"{self._name} is gone")
+            refused: list[str] = []
+            for request in requests.removals:
+                refused += await self._set_peers(channel, request)
+            self.warnings = await link.alter(self._name, change) or self.warnings
+            if change.up:
+                await self._await_bound(channel)
+            if requests.settings is not None:
+                await self._set_settings(channel, requests.settings, change.listen_port)
+            for request in requests.peers:
+                refused += await self._set_peers(channel, request)
+        if refused:
+            shown = "; ".join(refused[:3])
+            raise DeviceError(f"{self._name} refused {len(refused)} peers: {shown}")
+
+    async def destroy(self) -> None:
+        """See `Backend.destroy`."""
+        try:
+            async with self._reach() as channel:
+                owner = None if channel is None else Process.of(channel.pid)
+                if channel is not None and owner is None:
+                    # It listens outside of our PID namespace: it goes with its interface.
+                    await link.delete(self._name)
+        except HostError as error:
+            log.warning("device_not_ours", device=self._name, reason=str(error))
+            return
+        if owner is not None:
+            await process.end(owner)
+        await self._clear()
+        marker.remove(self._marker_path)
+        log.info("device_destroyed", device=self._name)
+
+    @asynccontextmanager
+    async def _reach(self) -> AsyncIterator[Channel | None]:
+        """Connect to the device if it is ours; None when there is none that could be spoken to.
+
+        Raises:
+            HostError: the interface or its socket belongs to somebody else.
+            DeviceError: it is there but does not answer.
+        """
+        async with connect(self._name, self._socket) as channel:
+            exists = link.exists(self._name)
+            if channel is None:
+                if exists and self._marked() is None:
+                    raise HostError(
+                        f"interface {self._name} is taken by another program (it has no socket "
+                        f"{self._socket}): choose another name, or take it down"
+                    )
+                yield None
+            else:
+                await self._require_ours(channel, exists=exists)
+                yield channel if exists else None
+
+    async def _require_ours(self, channel: Channel, *, exists: bool) -> None:
+        owner = Process.of(channel.pid)
+        if owner is not None and owner == self._known:
+            return
+        if owner is not None and not owner.shares_our_network:
+            raise HostError(
+                f"the name {self._name} is taken by process {owner.pid} in another network "
+                f"namespace, which shares {SOCKETS} with this one: choose another name"
+            )
+        note = marker.read(self._marker_path)
+        if note is not None and owner is not None and note.names(self._name, owner, keyless=False):
+            self._known = owner
+            return
+        # Only now the device is asked: a marked one stays ours even when it cannot answer.
+        public_key = (await channel.get()).public_key
+        ours = public_key == self._private_key.public or (
+            note is not None
+            and owner is not None
+            and note.names(self._name, owner, keyless=public_key is None)
+        )
+        if not ours:
+            raise HostError(
+                f"interface {self._name} is taken by a WireGuard device with another key: "
+                "choose another name, or take it down"
+            )
+        if owner is not None and exists:
+            self._known = owner
+            marker.write(self._marker_path, Marker.now(self._name, owner))
+
+    def _marked(self) -> Process | None:
+        """The process of our marker, if it still runs."""
+        note = marker.read(self._marker_path)
+        if note is None or note.process is None:
+            return None
+        ours = note.names(self._name, note.process, keyless=False) and note.process.alive
+        return note.process if ours else None
+
+    async def _clear(self) -> None:
+        """End what is left of a device of ours that cannot be spoken to, and wait until it is gone.
+
+        A device whose socket is gone could not be told of a revocation, so it may not go on.
+        """
+        left = self._marked()
+        if left is not None:
+            log.warning("mute_device_ended", device=self._name, pid=left.pid)
+            await process.end(left)
+        self._known = None
+        deadline = time.monotonic() + process.PATIENCE
+        while link.exists(self._name) or await self._answered():
+            if time.monotonic() > deadline:
+                raise DeviceError(f"{self._name} does not go away")
+            await asyncio.sleep(process.POLL)
+        self._socket.unlink(missing_ok=True)
+
+    async def _answered(self) -> bool:
+        async with connect(self._name, self._socket) as channel:
+            return channel is not None
+
+    async def _start(self) -> None:
+        marker.write(self._marker_path, Marker.now(self._name))
+        # Foreground for wireguard-go means that the process we start is the one that listens, so
+        # that its socket and our marker name the same pid. Its log would never stop growing.
+        environment = clean_environment() | {
+            "WG_PROCESS_FOREGROUND": "1",
+            "LOG_LEVEL": "silent",
+        }
+        owner = process.spawn((self._program, "-f", self._name), environment)
+        if owner is not None:
+            marker.write(self._marker_path, Marker.now(self._name, owner))
+        deadline = time.monotonic() + START_TIMEOUT
+        while owner is not None and owner.alive:
+            async with connect(self._name, self._socket) as channel:
+                if channel is not None and channel.pid == owner.pid:
+                    await channel.get()
+                    self._known = owner
+                    log.info("device_created", device=self._name, pid=owner.pid)
+                    return
+            if time.monotonic() > deadline:
+                await process.end(owner)
+                raise DeviceError(f"{self._program} did not answer within {START_TIMEOUT:g} s")
+            await asyncio.sleep(process.POLL)
+        marker.remove(self._marker_path)
+        raise tun.why_not(self._name, self._program, SOCKETS)
+
+    async def _set_peers(self, channel: Channel, request: Request) -> list[str]:
+        """Send changes of peers; return which peers were refused, as sentences.
+
+        After a refusal the peers are sent one by one: what one of them has must not keep the
+        others off the device. Sets may be repeated, so those before the refused one do no harm.
+        """
+        errno = await channel.set(request)
+        if errno == 0:
+            return []
+        if len(request.peers) > 1:
+            refused = []
+            for peer in request.peers:
+                refused += await self._set_peers(channel, render_peers((peer,)))
+            return refused
+        peer = request.peers[0]
+        match peer:
+            case AddPeer(peer=wanted):
+                who = wanted.node_id
+            case UpdatePeer(node_id=node_id):
+                who = node_id
+            case _:
+                who = str(peer.key)
+        return [f"{who} ({os.strerror(-errno)})"]
+
+    async def _set_settings(
+        self, channel: Channel, request: Request, listen_port: int | None
+    ) -> None:
+        errno = await channel.set(request)
+        if errno != 0 and listen_port is not None:
+            raise DeviceError(
+                f"{self._name} cannot listen on UDP port {listen_port} ({os.strerror(-errno)})"
+            )
+        if errno != 0:
+            raise DeviceError(f"{self._name} refused its settings ({os.strerror(-errno)})")
+        if listen_port is not None:
+            await self._await_bound(channel)
+
+    async def _await_bound(self, channel: Channel) -> None:
+        """Wait until the device has the UDP socket of which it reports the port.
+
+        wireguard-go binds it when it hears from the kernel that the link is up, some time after
+        we set it, and when that fails it says so only in its log. Such a device looks well and
+        hears nothing. With its link down again the next attempt starts afresh.
+        """
+        owner = Process.of(channel.pid)
+        deadline = time.monotonic() + BIND_TIMEOUT
+        while True:
+            port = (await channel.get()).listen_port
+            if port != 0 and (owner is None or owner.holds_udp_port(port)):
+                return
+            if time.monotonic() > deadline:
+                break
+            await asyncio.sleep(process.POLL)
+        await link.set_down(self._name)
+        raise DeviceError(f"{self._name} has no UDP socket: another program may have its port")
