@@ -41,7 +41,6 @@ class HealthServer:
             timeout_graceful_shutdown=STOP_TIMEOUT,
         )
         self._server = _Server(config)
-        self._tasks = asyncio.TaskGroup()
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -55,18 +54,18 @@ class HealthServer:
         Raises:
             HostError: the address or the port cannot be bound.
         """
-        listener = _listen(self._host, self._port)
-        self._port = listener.getsockname()[1]
-        await self._tasks.__aenter__()
-        try:
-            self._task = self._tasks.create_task(
+        with contextlib.ExitStack() as undo:
+            listener = undo.enter_context(_listen(self._host, self._port))
+            # Not a task group: whoever embeds the agent may leave in another task than it entered.
+            self._task = asyncio.get_running_loop().create_task(
                 self._server.serve(sockets=[listener]), name="health-server"
             )
+            undo.callback(self._task.cancel)
             await self._server.listening.wait()
-        except BaseException as error:
-            listener.close()
-            await self._tasks.__aexit__(type(error), error, error.__traceback__)
-            raise
+            if self._task.done():
+                await self._task
+            self._port = listener.getsockname()[1]
+            undo.pop_all()
         return self
 
     async def __aexit__(
@@ -78,17 +77,7 @@ class HealthServer:
         """Finish the requests under way, then close the port."""
         assert self._task is not None
         self._server.should_exit = True
-        try:
-            await asyncio.wait([self._task])
-        except asyncio.CancelledError:
-            self._server.force_exit = True
-            self._task.cancel()
-            raise
-        # A group wraps errors of its body in an ExceptionGroup; ours shall leave as they are.
-        if isinstance(error, asyncio.CancelledError):
-            await self._tasks.__aexit__(kind, error, trace)
-        else:
-            await self._tasks.__aexit__(None, None, None)
+        await self._task
 
 
 class _Server(uvicorn.Server):
@@ -107,6 +96,13 @@ class _Server(uvicorn.Server):
         """Start to accept."""
         await super().startup(sockets)
         self.listening.set()
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve until told to stop; whoever waits for the start learns of an early end too."""
+        try:
+            await super().serve(sockets)
+        finally:
+            self.listening.set()
 
 
 def _listen(host: str, port: int) -> socket.socket:
