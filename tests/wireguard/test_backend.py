@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from lab.fixtures import need_lab
-from wireguard.samples import adding, at, device, hosts, key, peer, unique_name
 
 from dstack_vpn.errors import DeviceError
 from dstack_vpn.mesh.device import DeviceChange, RemovePeer, SeenDevice, UpdatePeer, WantedDevice
@@ -16,6 +14,8 @@ from dstack_vpn.mesh.keys import PrivateKey
 from dstack_vpn.wireguard.backend import Backend
 from dstack_vpn.wireguard.memory import MemoryDevice
 from dstack_vpn.wireguard.userspace import UserspaceDevice
+from lab.fixtures import need_lab
+from wireguard.samples import adding, at, device, hosts, key, peer, unique_name
 
 PRIVATE_KEY = PrivateKey.generate()
 

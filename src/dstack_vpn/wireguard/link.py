@@ -16,7 +16,7 @@ from pathlib import Path
 
 from dstack_vpn.errors import DeviceError, HostError
 from dstack_vpn.mesh.device import DeviceChange, IpInterface, IpNetwork
-from dstack_vpn.mesh.diff import sorted_interfaces
+from dstack_vpn.mesh.diff import sorted_interfaces, sorted_networks
 from dstack_vpn.wireguard.command import run
 from dstack_vpn.wireguard.routes import Route, overlap, parse_routes
 
@@ -161,6 +161,20 @@ async def host_routes() -> tuple[Route, ...]:
     return tuple(routes)
 
 
+async def on_link_networks(*, ignoring: str) -> tuple[IpNetwork, ...]:
+    """Networks of this host's own links, in which an absent neighbour never answers; sorted.
+
+    Args:
+        ignoring: our own interface, whose networks do not count.
+
+    Raises:
+        HostError: iproute2 is not installed.
+        DeviceError: the routes could not be read.
+    """
+    routes = await host_routes()
+    return sorted_networks(r.network for r in routes if r.on_link and r.device != ignoring)
+
+
 async def check_ranges(networks: Iterable[IpNetwork], name: str) -> None:
     """Refuse mesh ranges that the host uses already; run it before the device gets addresses.
 
@@ -180,26 +194,3 @@ async def check_ranges(networks: Iterable[IpNetwork], name: str) -> None:
                 f"the mesh range {network} overlaps the route {route} of this host: "
                 "choose another range, or remove that route"
             )
-
-
-async def on_link_networks(*, ignoring: str) -> tuple[IpNetwork, ...]:
-    """Networks of this host's own links, in which an absent neighbour never answers.
-
-    Args:
-        ignoring: our own interface.
-
-    Raises:
-        HostError: iproute2 is not installed.
-        DeviceError: it failed, or printed what we do not understand.
-    """
-    text = await run("ip", "-json", "address", "show", "up")
-    found: set[IpNetwork] = set()
-    try:
-        for link in json.loads(text or "[]"):
-            if link.get("ifname") != ignoring:
-                for entry in link.get("addr_info", ()):
-                    found.add(ip_interface(f"{entry['local']}/{entry['prefixlen']}").network)
-    except (ValueError, LookupError, TypeError, AttributeError):
-        raise DeviceError("ip printed addresses in a form that we do not know") from None
-    usable = (n for n in found if not n.is_loopback and n.prefixlen < n.max_prefixlen)
-    return tuple(sorted(usable, key=str))

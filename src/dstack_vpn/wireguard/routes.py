@@ -2,11 +2,12 @@
 
 A mesh range that overlaps would take over addresses that the host reaches today (a container
 bridge, an office network, a provider's metadata service), so it is an error at the start, when
-somebody is looking. `link.py` reads the routes.
+somebody is looking. The same routes tell which endpoints are neighbours, of which only so many may
+stay unanswered at once. `link.py` reads the routes.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_network
 
@@ -14,6 +15,8 @@ from dstack_vpn.mesh.device import IpNetwork
 
 CATCH_ALL = 1
 """Longest prefix that counts as a default route: some VPNs write theirs as two halves."""
+
+_BEYOND = frozenset({"gateway", "via", "nexthops"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +26,8 @@ class Route:
     network: IpNetwork
     device: str
     """The interface it leads to, empty for none (blackhole, several next hops)."""
+    on_link: bool = False
+    """Its addresses are neighbours: no gateway, so each is asked for by ARP or its IPv6 kin."""
 
     def __str__(self) -> str:
         return f"{self.network} dev {self.device}" if self.device else str(self.network)
@@ -41,8 +46,14 @@ def parse_routes(text: str, *, version: int) -> tuple[Route, ...]:
             continue
         network = ip_network(target)
         if network.version == version and network.prefixlen > CATCH_ALL:
-            routes.append(Route(network, str(entry.get("dev", ""))))
+            device = str(entry.get("dev", ""))
+            routes.append(Route(network, device, on_link=_leads_to_neighbours(entry)))
     return tuple(routes)
+
+
+def _leads_to_neighbours(entry: Mapping[str, object]) -> bool:
+    plain = entry.get("type", "unicast") == "unicast"
+    return plain and entry.get("dev", "lo") != "lo" and not _BEYOND.intersection(entry)
 
 
 def overlap(network: IpNetwork, routes: Iterable[Route], *, ignoring: str) -> Route | None:
