@@ -307,11 +307,11 @@ async def build(
     device = UserspaceDevice(
         settings.interface,
         key,
-        mtu=settings.mtu,
-        marker=directory / f"{settings.interface}.device.json",
+        marker_path=directory / f"{settings.interface}.device.json",
     )
     network = settings.network
     addresses = AddressPlan.of(network.chain_id, settings.contract, settings.ipv4_range)
+    await device.seen()  # raises when the interface belongs to somebody else
     await check_ranges(addresses.networks, settings.interface)
     if not (ipv6 := ipv6_enabled()):
         log.warning("host.ipv6-off", reason=ipv6_warning(settings.interface))
@@ -334,7 +334,8 @@ async def build(
     stack.push_async_callback(follower.aclose)
 
     def write(wanted: WantedDevice, membership: Membership) -> None:
-        text = render_conf(wanted, block=membership.block, private_key=key)
+        block = membership.block
+        text = render_conf(wanted, block=block.number, block_hash=block.hash, private_key=key)
         write_conf(settings.wireguard_conf, text)
 
     reconciler = Reconciler(
