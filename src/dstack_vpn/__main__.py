@@ -1,4 +1,4 @@
-"""The agent process: ``python -m dstack_vpn [--env-file FILE] [--dry-run]``.
+"""The agent process: ``python -m dstack_vpn [--env-file FILE] [--dry-run] [--reset-state]``.
 
 ``dstack-vpn up`` becomes this process. It loads none of what only the command line needs, which is
 a third of its memory. SIGTERM and SIGINT stop it in order; a second signal is not needed, for each
@@ -8,6 +8,7 @@ step has a time limit.
 import asyncio
 import signal
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 from dstack_vpn.bridge import WireGuardContractBridge, dry_run
@@ -15,7 +16,7 @@ from dstack_vpn.config import Settings, load_settings
 from dstack_vpn.errors import DstackVpnError, UserError
 from dstack_vpn.log import configure_logs
 
-USAGE = "usage: python -m dstack_vpn [--env-file FILE] [--dry-run]"
+USAGE = "usage: python -m dstack_vpn [--env-file FILE] [--dry-run] [--reset-state]"
 
 
 def main(arguments: list[str]) -> int:
@@ -24,13 +25,13 @@ def main(arguments: list[str]) -> int:
     0 after a wanted stop, 1 when something failed, 2 for a mistake of the user.
     """
     try:
-        env_file, dry = _parse(arguments)
-        settings = load_settings(env_file=env_file)
+        asked = _parse(arguments)
+        settings = load_settings(env_file=asked.env_file)
         configure_logs(level=settings.log_level, form=settings.log_format, node_id=settings.node_id)
-        if dry:
+        if asked.dry_run:
             sys.stdout.write(asyncio.run(dry_run(settings)) + "\n")
         else:
-            asyncio.run(_serve(settings))
+            asyncio.run(_serve(settings, reset_state=asked.reset_state))
     except UserError as error:
         sys.stderr.write(f"dstack-vpn: {error}\n")
         return error.exit_code
@@ -42,14 +43,14 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-async def _serve(settings: Settings) -> None:
+async def _serve(settings: Settings, *, reset_state: bool) -> None:
     """Run the bridge until a signal asks it to stop, or it fails."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     bridge = WireGuardContractBridge(settings=settings)
-    await bridge.start()
+    await bridge.start(reset_state=reset_state)
     try:
         async with asyncio.TaskGroup() as group:
             ended = group.create_task(bridge.wait_stopped(), name="bridge ended")
@@ -63,17 +64,27 @@ async def _serve(settings: Settings) -> None:
         await bridge.stop()
 
 
-def _parse(arguments: list[str]) -> tuple[Path | None, bool]:
-    env_file, dry, rest = None, False, list(arguments)
+@dataclass(slots=True)
+class _Asked:
+    env_file: Path | None = None
+    dry_run: bool = False
+    reset_state: bool = False
+
+
+def _parse(arguments: list[str]) -> _Asked:
+    """Read the few flags by hand; `dstack-vpn up --help` explains them."""
+    asked, rest = _Asked(), list(arguments)
     while rest:
         word = rest.pop(0)
         if word == "--dry-run":
-            dry = True
+            asked.dry_run = True
+        elif word == "--reset-state":
+            asked.reset_state = True
         elif word == "--env-file" and rest:
-            env_file = Path(rest.pop(0))
+            asked.env_file = Path(rest.pop(0))
         else:
             raise UserError(f"{word!r} is not understood; {USAGE}")
-    return env_file, dry
+    return asked
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ from typing import Any, Self
 
 import structlog
 
-from dstack_vpn.chain.follow import make_follower
+from dstack_vpn.chain.follow import Follower
+from dstack_vpn.chain.providers import open_providers
 from dstack_vpn.config import Settings, load_settings
 from dstack_vpn.errors import DstackVpnError, UserError
 from dstack_vpn.identity import load_identity
@@ -117,11 +118,14 @@ class WireGuardContractBridge:
             raise RuntimeError("the bridge has not been started")
         return self._server.port
 
-    async def start(self) -> None:
+    async def start(self, *, reset_state: bool = False) -> None:
         """Start to follow the contract and to serve health; returns when both run.
 
         It does not wait for membership: a node that is not a member yet waits for its token. See
         `wait_ready`.
+
+        Args:
+            reset_state: forget the saved membership first, to accept a chain that began anew.
 
         Raises:
             UserError: a key file, a port, a directory or this host does not allow it.
@@ -129,7 +133,9 @@ class WireGuardContractBridge:
         if self._task is not None:
             raise RuntimeError("the bridge was started already")
         try:
-            parts = await build(self._settings, self._stack, publish=self._publish)
+            parts = await build(
+                self._settings, self._stack, publish=self._publish, reset_state=reset_state
+            )
             self._device, self._reconciler = parts.device, parts.reconciler
             app = make_app(self, self._settings)
             server = HealthServer(app, self._settings.health_host, self._settings.health_port)
@@ -288,6 +294,7 @@ async def build(
     *,
     publish: Callable[[Snapshot, tuple[Event, ...]], None] = lambda *_: None,
     dry: bool = False,
+    reset_state: bool = False,
 ) -> Parts:
     """Build the parts and check this host; nothing is started and no device is touched.
 
@@ -296,6 +303,7 @@ async def build(
         stack: closes what is opened.
         publish: gets each cycle's snapshot and events.
         dry: write nothing: a key that would be made is forgotten, and so is the state.
+        reset_state: forget the saved membership first, to accept a chain that began anew.
 
     Raises:
         UserError: a key file, the state directory or this host does not allow it.
@@ -317,6 +325,8 @@ async def build(
         log.warning("host.ipv6-off", reason=ipv6_warning(settings.interface))
     store = Store(directory / "state.db")
     stack.callback(store.close)
+    if reset_state:
+        store.forget()
     local = LocalNode(
         node_id=settings.node_id,
         public_key=key.public,
@@ -330,7 +340,12 @@ async def build(
         ipv6=ipv6,
         on_link=await on_link_networks(ignoring=settings.interface),
     )
-    follower = make_follower(settings)
+    follower = Follower(
+        providers=open_providers(settings.rpc_urls),
+        chain_id=network.chain_id,
+        contract=settings.contract,
+        confirmations=settings.confirmations,
+    )
     stack.push_async_callback(follower.aclose)
 
     def write(wanted: WantedDevice, membership: Membership) -> None:

@@ -181,7 +181,7 @@ class Reconciler:
 
     def _observe(self, now: float) -> ChainView:
         view = self._source.view
-        if view.membership is not None:
+        if view.verified and view.membership is not None:
             branch = view.reorgs + view.resyncs
             self._clock = self._clock.see(view.membership, branch=branch, now=now)
             return view
@@ -190,7 +190,7 @@ class Reconciler:
         # The chain is away at the start: what the last run verified is held, by its age.
         held = self._saved.membership
         self._clock = self._clock.see(held, branch=-2, now=now - self._saved_age())
-        return replace(view, membership=held, verified=False)
+        return replace(view, membership=held)
 
     def _judge(
         self, snapshot: Snapshot, old: Snapshot, now: float
