@@ -161,31 +161,33 @@ class _Reader:
 
     def take(self, name: str, value: str) -> None:
         if name == "public_key":
-            key = PublicKey(_hex_key(name, value))
-            if key in self.peers:
-                raise ValueError("the device's answer has the same peer twice")
-            self.peer = self.peers[key] = _Peer(key)
+            self.peer = _Peer()
+            # A key of zeroes can shake no hand, so nobody is behind such a peer; it is no member's
+            # and must not keep the others from being read.
+            if value != _ZERO_KEY:
+                key = PublicKey(_hex_key(name, value))
+                if self.peers.setdefault(key, self.peer) is not self.peer:
+                    raise ValueError("the device's answer has the same peer twice")
         elif self.peer is not None:
             self.peer.take(name, value)
         elif name == "private_key" and value != _ZERO_KEY:
             self.public_key = PrivateKey(_hex_key(name, value)).public
-        elif name == "own_public_key":  # boringtun keeps the private key to itself
+        elif name == "own_public_key" and value != _ZERO_KEY:  # boringtun keeps its private key
             self.public_key = PublicKey(_hex_key(name, value))
         elif name == "listen_port":
             self.listen_port = _number(name, value, 65535)
 
     def device(self) -> UapiDevice:
-        peers = {key: peer.seen() for key, peer in self.peers.items()}
+        peers = {key: peer.seen(key) for key, peer in self.peers.items()}
         return UapiDevice(public_key=self.public_key, listen_port=self.listen_port, peers=peers)
 
 
 class _Peer:
     """A peer of which we have read some lines."""
 
-    __slots__ = ("allowed_ips", "key", "values")
+    __slots__ = ("allowed_ips", "values")
 
-    def __init__(self, key: PublicKey) -> None:
-        self.key = key
+    def __init__(self) -> None:
         self.values: dict[str, str] = {}
         self.allowed_ips: list[IpNetwork] = []
 
@@ -197,11 +199,11 @@ class _Peer:
                 raise ValueError(f"the device's answer has {name} twice for one peer")
             self.values[name] = value
 
-    def seen(self) -> SeenPeer:
+    def seen(self, key: PublicKey) -> SeenPeer:
         endpoint = self.values.get("endpoint")
         seconds = self._value("last_handshake_time_sec", 2**63)
         return SeenPeer(
-            key=self.key,
+            key=key,
             allowed_ips=sorted_networks(self.allowed_ips),
             endpoint=None if endpoint is None else _socket_address(endpoint),
             keepalive=self._value("persistent_keepalive_interval", 65535),
