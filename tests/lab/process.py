@@ -122,6 +122,11 @@ class Process:
         return self._pid
 
     @property
+    def parent_pid(self) -> int:
+        """The process that we started: the program, or its parent outside of its host."""
+        return self._process.pid
+
+    @property
     def running(self) -> bool:
         """Whether it has not ended yet, as far as the event loop knows."""
         return self._process.returncode is None
