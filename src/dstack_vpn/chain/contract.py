@@ -1,0 +1,231 @@
+"""The contract's binary interface: calldata out, answers and log bodies in.
+
+Pure. The format is the Solidity "Contract ABI Specification", of which only what the contract uses
+is here. The decoder is strict: it accepts exactly the bytes that `abi.encode` produces (offsets
+where they belong, zero padding, numbers in range) and refuses all else with `BadAnswerError`. So
+every byte of an answer is used once and a small answer can never unfold into a large value; two
+different encodings never give one value; and a log body can be hashed as it came.
+"""
+
+from dataclasses import dataclass
+
+from dstack_vpn.chain.keccak import keccak256
+from dstack_vpn.errors import BadAnswerError
+from dstack_vpn.mesh.membership import Address, Checkpoint, Node
+
+NODE_TYPE = "(uint256,address,string,bytes32,string,bytes32,uint64,uint64,bool,bool)"
+"""``struct Node``: tokenId, holder, nodeId, key, endpoint, role, createdAt, expiresAt, revoked,
+suspended."""
+
+NODE_CHANGED = keccak256(f"NodeChanged(uint64,uint256,{NODE_TYPE})".encode())
+"""Topic 0 of ``NodeChanged(uint64 indexed revision, uint256 indexed tokenId, Node node)``."""
+
+_WORD = 32
+_HEAD = 10 * _WORD
+"""Length of a node's fixed part; its two strings follow."""
+
+
+def _word(value: int) -> bytes:
+    return value.to_bytes(_WORD, "big")
+
+
+ZERO_NODE = b"".join(map(_word, (0, 0, _HEAD, 0, _HEAD + _WORD, 0, 0, 0, 0, 0, 0, 0)))
+"""The encoding of a burned token: all zeroes but the offsets of its two empty strings."""
+
+
+def _call(signature: str, *arguments: int) -> bytes:
+    return keccak256(signature.encode())[:4] + b"".join(map(_word, arguments))
+
+
+CALL_CHECKPOINT = _call("checkpoint()")
+CALL_NEXT_TOKEN_ID = _call("nextTokenId()")
+
+
+def call_get_nodes(first: int, limit: int) -> bytes:
+    """Calldata that reads the nodes of token ids ``first`` to ``first + limit - 1``."""
+    return _call("getNodes(uint256,uint256)", first, limit)
+
+
+def call_hash_nodes(first: int, limit: int) -> bytes:
+    """Calldata that asks for keccak-256 of what `call_get_nodes` would return."""
+    return _call("hashNodes(uint256,uint256)", first, limit)
+
+
+def seed(chain_id: int, contract: Address) -> Checkpoint:
+    """The checkpoint of a contract before its first change."""
+    history = keccak256(_word(chain_id) + bytes(12) + bytes.fromhex(contract[2:]))
+    return Checkpoint(revision=0, history=history, member_count=0)
+
+
+def decode_checkpoint(data: bytes) -> Checkpoint:
+    """Decode the answer of ``checkpoint()``: (uint64 revision, bytes32 history, uint256 count).
+
+    Raises:
+        BadAnswerError: not three words in range.
+    """
+    _exactly(data, 3 * _WORD)
+    return Checkpoint(
+        revision=_uint(data, 0, 64), history=data[32:64], member_count=_uint(data, 64, 64)
+    )
+
+
+def decode_uint(data: bytes) -> int:
+    """Decode an answer of one uint256.
+
+    Raises:
+        BadAnswerError: not one word.
+    """
+    _exactly(data, _WORD)
+    return _uint(data, 0)
+
+
+def decode_hash(data: bytes) -> bytes:
+    """Decode an answer of one bytes32.
+
+    Raises:
+        BadAnswerError: not one word.
+    """
+    _exactly(data, _WORD)
+    return data
+
+
+def decode_page(data: bytes, *, first: int, since_block: int) -> list[Node | None]:
+    """Decode the answer of ``getNodes``: entry i is token ``first + i``, None when burned.
+
+    Args:
+        data: ``abi.encode(Node[])``.
+        first: token id that was asked for.
+        since_block: number of the block of the snapshot.
+
+    Raises:
+        BadAnswerError: not that encoding, or a node in another's place.
+    """
+    _expect(data, 0, _WORD, "offset of the list")
+    count = _uint(data, _WORD)
+    table = 2 * _WORD
+    at = table + count * _WORD
+    # Every entry takes more bytes than its offset: a lie about the count ends here.
+    if at > len(data):
+        raise _bad(f"a list of {count} nodes in {len(data)} bytes")
+    nodes: list[Node | None] = []
+    for i in range(count):
+        _expect(data, table + i * _WORD, at - table, "offset of a node")
+        node, at = _node(data, at, since_block)
+        if node is not None and node.token_id != first + i:
+            raise _bad(f"token {node.token_id} in the place of token {first + i}")
+        nodes.append(node)
+    _exactly(data, at)
+    return nodes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeChanged:
+    """One ``NodeChanged`` event."""
+
+    revision: int
+    """The contract's number of this change, from 1 without gaps."""
+    token_id: int
+    node: Node | None
+    """The node after the change, None when it was burned; `since_block` is the event's block."""
+    body: bytes
+    """The encoded node, as it goes into the history."""
+
+    def history_after(self, history: bytes, block_number: int) -> bytes:
+        """``keccak256(abi.encode(history, revision, block.number, node))``."""
+        head = history + _word(self.revision) + _word(block_number) + _word(4 * _WORD)
+        return keccak256(head + self.body)
+
+
+def decode_node_changed(topics: list[bytes], data: bytes, *, block_number: int) -> NodeChanged:
+    """Decode a log of the contract whose first topic is `NODE_CHANGED`.
+
+    Raises:
+        BadAnswerError: not such a log.
+    """
+    if len(topics) != 3 or topics[0] != NODE_CHANGED or any(len(t) != _WORD for t in topics):
+        raise _bad("a log with the topics of another event")
+    revision, token_id = _uint(topics[1], 0, 64), _uint(topics[2], 0)
+    _expect(data, 0, _WORD, "offset of the node")
+    node, end = _node(data, _WORD, block_number)
+    _exactly(data, end)
+    if node is not None and node.token_id != token_id:
+        raise _bad(f"a change of token {token_id} that carries token {node.token_id}")
+    return NodeChanged(revision=revision, token_id=token_id, node=node, body=data[_WORD:])
+
+
+def _node(data: bytes, at: int, since_block: int) -> tuple[Node | None, int]:
+    """Decode the node at an offset; returns it (None when burned) and where it ends."""
+    if data[at : at + len(ZERO_NODE)] == ZERO_NODE:
+        return None, at + len(ZERO_NODE)
+    token_id = _uint(data, at)
+    if token_id == 0:
+        raise _bad("a node without a token id")
+    _expect(data, at + 64, _HEAD, "offset of the node id")
+    node_id, end = _text(data, at + _HEAD)
+    _expect(data, at + 128, end - at, "offset of the endpoint")
+    endpoint, end = _text(data, end)
+    node = Node(
+        token_id=token_id,
+        holder=Address(f"0x{_uint(data, at + 32, 160):040x}"),
+        node_id=node_id,
+        key=data[at + 96 : at + 128],
+        endpoint=endpoint,
+        role=data[at + 160 : at + 192],
+        created_at=_uint(data, at + 192, 64),
+        expires_at=_uint(data, at + 224, 64),
+        revoked=_uint(data, at + 256, 1) == 1,
+        suspended=_uint(data, at + 288, 1) == 1,
+        since_block=since_block,
+    )
+    return node, end
+
+
+def _text(data: bytes, at: int) -> tuple[str, int]:
+    """Decode the string whose length word is at an offset; returns it and where it ends."""
+    length = _uint(data, at)
+    start = at + _WORD
+    end = start + -(-length // _WORD) * _WORD
+    if end > len(data):
+        raise _bad(f"a text of {length} bytes in {len(data)} bytes")
+    if any(data[start + length : end]):
+        raise _bad("padding that is not zero")
+    return _safe_text(data[start : start + length]), end
+
+
+def _safe_text(raw: bytes) -> str:
+    """The text of a string, whatever bytes a holder chose.
+
+    Bytes that are not UTF-8 become U+FFFD and their hex digits. Such a text is a plain `str` that
+    can be written anywhere (lone surrogates could not), is never a valid node id or endpoint, and
+    differs for different bytes (plain replacement characters would not): a text that itself begins
+    with U+FFFD is written the same way.
+    """
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError:
+        return "\ufffd" + raw.hex()
+    return "\ufffd" + raw.hex() if text.startswith("\ufffd") else text
+
+
+def _uint(data: bytes, at: int, bits: int = 256) -> int:
+    word = data[at : at + _WORD]
+    if len(word) != _WORD:
+        raise _bad(f"{len(data)} bytes that end too early")
+    value = int.from_bytes(word, "big")
+    if value >> bits:
+        raise _bad(f"a number of more than {bits} bits")
+    return value
+
+
+def _expect(data: bytes, at: int, value: int, what: str) -> None:
+    if _uint(data, at) != value:
+        raise _bad(f"an {what} that does not fit")
+
+
+def _exactly(data: bytes, length: int) -> None:
+    if len(data) != length:
+        raise _bad(f"{len(data)} bytes where {length} belong")
+
+
+def _bad(problem: str) -> BadAnswerError:
+    return BadAnswerError("abi", problem)
