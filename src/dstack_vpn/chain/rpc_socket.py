@@ -1,0 +1,195 @@
+"""A provider over a WebSocket: requests go over it, and it wakes us when there is a new head.
+
+I/O. The subscription is only a wake-up, since subscriptions lose notifications in silence; nothing
+is missed when it never says a word. A head that it tells is a hint which spares one question.
+"""
+
+import asyncio
+import contextlib
+import logging
+import random
+import ssl
+from collections.abc import Mapping, Sequence
+
+import msgspec
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import InvalidStatus, WebSocketException
+
+from dstack_vpn.chain.header import Header, parse_header
+from dstack_vpn.chain.jsonrpc import (
+    Message,
+    MessageError,
+    Reply,
+    Request,
+    decode_messages,
+    decode_value,
+    encode,
+    reply_of,
+)
+from dstack_vpn.chain.rpc import MAX_ANSWER, Provider
+from dstack_vpn.errors import BadAnswerError, ProviderError
+
+PING_EVERY = 4.0
+PING_TIMEOUT = 4.0
+"""Seconds: a frozen peer is noticed after at most 8."""
+
+FIRST_RETRY = 0.1
+LONGEST_RETRY = 5.0
+"""Seconds between attempts to connect: doubled each time, with jitter."""
+
+_SUBSCRIBE_ID = 0
+"""Requests count from 1."""
+
+# The library logs the request line, and with it the path of the URL, at level DEBUG.
+_silent = logging.getLogger("dstack_vpn.chain.socket.silent")
+_silent.disabled = True
+
+
+class SocketProvider(Provider):
+    """A JSON-RPC endpoint at a ``ws`` or ``wss`` URL."""
+
+    def __init__(self, url: str, number: int, *, timeout: float = 10.0) -> None:
+        super().__init__(url, number, timeout=timeout)
+        self._url = url
+        self._runner: asyncio.Task[None] | None = None
+        self._socket: ClientConnection | None = None
+        self._tried = asyncio.Event()
+        self._connects = 0
+        self._problem = "not connected yet"
+        self._waiting: dict[int, asyncio.Future[Reply]] = {}
+        self._told: msgspec.Raw | None = None
+
+    async def aclose(self) -> None:
+        """Close the socket and end its task."""
+        runner, self._runner = self._runner, None
+        if runner is not None:
+            runner.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await runner
+
+    def take_head(self) -> Header | None:
+        """The head that was last told, when its hash fits; None otherwise."""
+        told, self._told = self._told, None
+        if told is None:
+            return None
+        try:
+            params = decode_value(told)
+            return parse_header(params["result"]) if isinstance(params, dict) else None
+        except (BadAnswerError, MessageError, KeyError):
+            # Not every server tells whole headers; it was a wake-up all the same.
+            return None
+
+    async def _exchange(self, requests: Sequence[Request]) -> Mapping[int, Reply]:
+        if self._runner is None:
+            # Owned here: kept, never ends by itself, reports failures, ended by `aclose`.
+            self._runner = asyncio.create_task(self._run(), name=self.name)  # noqa: TID251
+        await self._tried.wait()
+        socket = self._socket
+        if socket is None:
+            raise ProviderError(self.name, self._problem)
+        loop = asyncio.get_running_loop()
+        futures = {request.id: loop.create_future() for request in requests}
+        self._waiting |= futures
+        try:
+            # As one batch: small answers one by one would wait for each other's acknowledgement
+            # where a server leaves Nagle's algorithm on (measured: 40 ms).
+            await socket.send(encode(requests), text=True)
+            return {request.id: await futures[request.id] for request in requests}
+        except WebSocketException:
+            raise ProviderError(self.name, self._problem) from None
+        finally:
+            for number, future in futures.items():
+                self._waiting.pop(number, None)
+                if not future.cancel() and not future.cancelled():
+                    future.exception()  # seen, so that the loop does not complain
+
+    async def _run(self) -> None:
+        pause = FIRST_RETRY
+        while True:
+            try:
+                async with self._connect() as socket:
+                    pause = FIRST_RETRY
+                    await self._listen(socket)
+                self._lost("the connection was closed")
+            except Exception as error:  # noqa: BLE001 - whatever it is, the answer is to reconnect
+                self._lost(_words(error))
+            jitter = 1 + random.random() / 4  # noqa: S311 - spreads load, guards nothing
+            await asyncio.sleep(pause * jitter)
+            pause = min(LONGEST_RETRY, pause * 2)
+
+    def _connect(self) -> connect:
+        return connect(
+            self._url,
+            logger=_silent,
+            compression=None,
+            proxy=None,
+            open_timeout=self._timeout,
+            ping_interval=PING_EVERY,
+            ping_timeout=PING_TIMEOUT,
+            close_timeout=1.0,
+            max_size=MAX_ANSWER,
+            max_queue=16,
+            user_agent_header=None,
+        )
+
+    async def _listen(self, socket: ClientConnection) -> None:
+        self._connects += 1
+        if self._connects > 1:
+            self.generation += 1
+        self._socket = socket
+        self._end_pause()
+        self._tried.set()
+        subscribe = Request(id=_SUBSCRIBE_ID, method="eth_subscribe", params=("newHeads",))
+        self._requests[subscribe.method] += 1
+        await socket.send(encode([subscribe]), text=True)
+        # What happened while it was away is learned by asking.
+        self.on_wake()
+        async for text in socket:
+            for message in decode_messages(text):
+                self._take(message)
+
+    def _take(self, message: Message) -> None:
+        if message.method == "eth_subscription":
+            # Decoded when it is wanted: a flood of them costs little.
+            self._told = message.params
+            self.on_wake()
+            return
+        if message.id is None:
+            # An error that names no request is about a whole batch; nobody knows which.
+            answered = list(self._waiting.values()) if message.error is not None else []
+        else:
+            known = type(message.id) is int and message.id in self._waiting
+            answered = [self._waiting[message.id]] if known else []
+        for future in answered:
+            if future.done():
+                continue
+            try:
+                future.set_result(reply_of(message))
+            except MessageError as error:
+                future.set_exception(error)
+
+    def _lost(self, problem: str) -> None:
+        self._socket = None
+        self._problem = problem
+        self._told = None
+        self._tried.set()
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_exception(ProviderError(self.name, problem))
+
+
+def _words(error: Exception) -> str:
+    """What happened, in our words: the library's may hold parts of the URL."""
+    match error:
+        case InvalidStatus():
+            return f"HTTP status {error.response.status_code} in place of a WebSocket"
+        case TimeoutError():
+            return "cannot connect in time"
+        case ssl.SSLError():
+            return "the TLS handshake failed"
+        case OSError():
+            return "cannot connect"
+        case MessageError():
+            return str(error)
+        case _:
+            return f"the connection broke ({type(error).__name__})"
