@@ -5,6 +5,7 @@ a third of its memory. SIGTERM and SIGINT stop it in order; a second signal is n
 step has a time limit.
 """
 
+import dstack_vpn.lean  # isort: skip  # noqa: F401 - must come before everything else
 import asyncio
 import signal
 import sys
