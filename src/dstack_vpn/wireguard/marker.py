@@ -59,7 +59,7 @@ def write(path: Path, marker: Marker) -> None:
     try:
         write_conf(path, json.dumps(asdict(marker)))
     except OSError as error:
-        log.warning("marker_not_written", path=str(path), error=error.strerror)
+        log.warning("marker.not_written", path=str(path), error=error.strerror)
 
 
 def read(path: Path) -> Marker | None:
@@ -76,7 +76,7 @@ def read(path: Path) -> Marker | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, LookupError, TypeError):
-        log.warning("marker_unreadable", path=str(path))
+        log.warning("marker.unreadable", path=str(path))
         return None
 
 
@@ -85,7 +85,7 @@ def remove(path: Path) -> None:
     try:
         path.unlink(missing_ok=True)
     except OSError as error:
-        log.warning("marker_not_removed", path=str(path), error=error.strerror)
+        log.warning("marker.not_removed", path=str(path), error=error.strerror)
 
 
 def _boot() -> str:

@@ -10,6 +10,7 @@ else is somebody else's interface and is left alone with a sentence.
 """
 
 import asyncio
+import contextlib
 import os
 import re
 import time
@@ -100,7 +101,7 @@ class UserspaceDevice:
         """See `Backend.create`."""
         async with self._reach() as channel:
             if channel is not None:
-                log.info("device_adopted", device=self._name, pid=channel.pid)
+                log.info("device.adopted", device=self._name, pid=channel.pid)
                 return
         await self._clear()
         await self._start()
@@ -134,13 +135,13 @@ class UserspaceDevice:
                     # It listens outside of our PID namespace: it goes with its interface.
                     await link.delete(self._name)
         except HostError as error:
-            log.warning("device_not_ours", device=self._name, reason=str(error))
+            log.warning("device.not_ours", device=self._name, reason=str(error))
             return
         if owner is not None:
             await process.end(owner)
         await self._clear()
         marker.remove(self._marker_path)
-        log.info("device_destroyed", device=self._name)
+        log.info("device.destroyed", device=self._name)
 
     @asynccontextmanager
     async def _reach(self) -> AsyncIterator[Channel | None]:
@@ -207,7 +208,7 @@ class UserspaceDevice:
         """
         left = self._marked()
         if left is not None:
-            log.warning("mute_device_ended", device=self._name, pid=left.pid)
+            log.warning("device.mute_ended", device=self._name, pid=left.pid)
             await process.end(left)
         self._known = None
         deadline = time.monotonic() + process.PATIENCE
@@ -215,7 +216,8 @@ class UserspaceDevice:
             if time.monotonic() > deadline:
                 raise DeviceError(f"{self._name} does not go away")
             await asyncio.sleep(process.POLL)
-        self._socket.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # not there, or a read-only directory
+            self._socket.unlink()
 
     async def _answered(self) -> bool:
         async with connect(self._name, self._socket) as channel:
@@ -229,7 +231,11 @@ class UserspaceDevice:
             "WG_PROCESS_FOREGROUND": "1",
             "LOG_LEVEL": "silent",
         }
-        owner = process.spawn((self._program, "-f", self._name), environment)
+        try:
+            owner = process.spawn((self._program, "-f", self._name), environment)
+        except HostError:
+            marker.remove(self._marker_path)
+            raise
         if owner is not None:
             marker.write(self._marker_path, Marker.now(self._name, owner))
         deadline = time.monotonic() + START_TIMEOUT
@@ -238,7 +244,7 @@ class UserspaceDevice:
                 if channel is not None and channel.pid == owner.pid:
                     await channel.get()
                     self._known = owner
-                    log.info("device_created", device=self._name, pid=owner.pid)
+                    log.info("device.created", device=self._name, pid=owner.pid)
                     return
             if time.monotonic() > deadline:
                 await process.end(owner)
