@@ -260,9 +260,9 @@ class Chain:
 
     # Controls of the node
 
-    def pause(self) -> None:
+    async def pause(self) -> None:
         """SIGSTOP: connections stay open and nothing answers."""
-        self.process.pause()
+        await self.process.pause()
 
     def resume(self) -> None:
         """SIGCONT."""

@@ -164,11 +164,16 @@ class Host:
     async def kill(self) -> None:
         """Cut its power: SIGKILL for what holds it."""
         await self._holder.kill()
+        await self._pull_out()
 
     async def close(self) -> None:
         """Turn it off and wait until every process in it is gone; its files stay."""
         await self._holder.hang_up()
-        # The veth goes with the host's network, but the kernel takes its time for that.
+        await self._pull_out()
+
+    async def _pull_out(self) -> None:
+        # The cable goes with the host's network, but the kernel takes its time for that, and until
+        # then the dead host still answers pings.
         await run("ip", "link", "del", self.port, check=False)
 
 

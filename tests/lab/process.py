@@ -151,9 +151,15 @@ class Process:
             except ProcessLookupError:
                 return
 
-    def pause(self) -> None:
-        """Stop it in its tracks (SIGSTOP): sockets stay open, nothing answers."""
+    async def pause(self) -> None:
+        """Stop it in its tracks (SIGSTOP): sockets stay open, nothing answers any more."""
         self.signal(signal.SIGSTOP)
+        # The signal is there at once; each thread notices when it runs next.
+        await until(self._is_paused, f"{self.name} is stopped")
+
+    def _is_paused(self) -> bool:
+        threads = Path(f"/proc/{self._pid}/task").glob("*/stat")
+        return all(stat.read_text().rpartition(")")[2].split()[0] == "T" for stat in threads)
 
     def resume(self) -> None:
         """Let it go on after `pause`."""
@@ -179,21 +185,22 @@ class Process:
                 f"{self.name} did not end within {within:g} s of SIGTERM:\n{self.tail()}"
             ) from None
 
-    async def hang_up(self, within: float = PATIENCE) -> int:
+    async def hang_up(self, within: float = PATIENCE) -> None:
         """Close its standard input, which our own programs take as the request to end."""
         if self._process.stdin is not None:
             self._process.stdin.close()
         try:
-            return await self.wait(within)
+            await self.wait(within)
         except TimeoutError:
-            return await self.kill()
+            await self.kill()
 
-    async def kill(self) -> int:
+    async def kill(self) -> None:
         """End it at once (SIGKILL)."""
+        # Its parent outside of the host would not mirror this signal in its own exit code.
         self.signal(signal.SIGKILL)
         if self._pid == 0 and self.running:  # killed before it had one: take its parent
             self._process.kill()
-        return await self.wait()
+        await self.wait()
 
     def rss(self) -> int:
         """Resident memory in bytes."""

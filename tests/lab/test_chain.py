@@ -112,7 +112,7 @@ async def test_time_moves_forward(chain: Chain) -> None:
 async def test_a_paused_node_accepts_and_does_not_answer(chain: Chain) -> None:
     """SIGSTOP makes it silent, not absent; after SIGCONT it goes on where it was."""
     head = await chain.mine()
-    chain.pause()
+    await chain.pause()
     with pytest.raises(HttpError, match="no answer within"):
         await chain.rpc("eth_blockNumber", within=0.3)
     chain.resume()
