@@ -63,9 +63,9 @@ class Anvil:
         """The address of a new contract, made of the code that the package ships."""
         code = json.loads(ARTIFACT.read_text())["bytecode"]
         sender = self.call("eth_accounts")[0]
-        sent = self.call("eth_sendTransaction", {"from": sender, "data": code})
-        # anvil mines a transaction before it answers.
-        return str(self.call("eth_getTransactionReceipt", sent)["contractAddress"])
+        # Answers with the receipt: anvil may still be mining when the plain call returns.
+        receipt = self.call("eth_sendTransactionSync", {"from": sender, "data": code})
+        return str(receipt["contractAddress"])
 
 
 @pytest.fixture
