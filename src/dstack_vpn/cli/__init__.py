@@ -1,0 +1,36 @@
+"""The command line: ``dstack-vpn``. `main` is the console script.
+
+A command is a thin function: it reads its arguments (`parse`), asks the chain or signs (`session`,
+`signer`) and shows what came of it (`show`). Mistakes are one sentence on stderr, never a
+traceback: exit code 2 for the user's, 1 for what a provider or the device did not do.
+"""
+
+import os
+import sys
+
+from dstack_vpn.errors import DstackVpnError, UserError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; returns its exit code."""
+    # Late, so that the error tree above is all that a mere import of this package loads.
+    from dstack_vpn.cli.app import run  # noqa: PLC0415
+
+    try:
+        return run(sys.argv[1:] if arguments is None else arguments)
+    except UserError as error:
+        return _fail(str(error), error.exit_code)
+    except DstackVpnError as error:
+        return _fail(str(error), 1)
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+    except BrokenPipeError:
+        # Whoever read our output has gone; Python would complain once more when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _fail(sentence: str, code: int) -> int:
+    line = " ".join(sentence.split())
+    sys.stderr.write(f"dstack-vpn: {line}\n")
+    return code
