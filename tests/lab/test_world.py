@@ -63,7 +63,7 @@ def test_a_world_is_empty() -> None:
     """A world has only lo, which is up, an empty /run with the usual directories, and itself."""
     links = lab("ip", "-br", "link").stdout.splitlines()
     assert [link.split()[:2] for link in links] == [["lo", "UNKNOWN"]]
-    assert lab("ls", "/run").stdout.split() == ["lab", "netns", "wireguard"]
+    assert lab("ls", "/run").stdout.split() == ["lab", "netns", "tmp", "wireguard"]
     processes = lab("ps", "-A", "-o", "args=").stdout.splitlines()
     assert len(processes) == 2
     assert "world.py" in processes[0]

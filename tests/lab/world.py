@@ -26,6 +26,7 @@ from typing import NoReturn
 
 #: In a world this directory exists; everything that a lab keeps on disk is below it.
 LAB_DIR = Path("/run/lab")
+TEMPORARY = "/run/tmp"
 TUN = "/dev/net/tun"
 
 REFUSED = 2
@@ -76,6 +77,8 @@ def leave_namespaces() -> None:
     Path("/proc/self/setgroups").write_text("deny")
     Path("/proc/self/uid_map").write_text(f"0 {uid} 1")
     Path("/proc/self/gid_map").write_text(f"0 {gid} 1")
+    # We are called root now; what the real one left in /tmp under that name is not ours to use.
+    os.environ.setdefault("TMPDIR", TEMPORARY)
 
 
 def furnish() -> None:
@@ -83,8 +86,8 @@ def furnish() -> None:
     mount("none", "/", flags=MS_REC | MS_PRIVATE)
     mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
     mount("tmpfs", "/run", "tmpfs", MS_NOSUID | MS_NODEV, "mode=755")
-    for directory in (LAB_DIR, Path("/run/wireguard"), Path("/run/netns")):
-        directory.mkdir()
+    for directory in (str(LAB_DIR), "/run/wireguard", "/run/netns", TEMPORARY):
+        Path(directory).mkdir()
     if os.path.realpath("/var/run") != "/run":  # where wireguard-go and wg look
         mount("/run", "/var/run", flags=MS_BIND | MS_REC)
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
