@@ -134,6 +134,7 @@ def spawn(argv: Sequence[str], environment: dict[str, str]) -> Process | None:
                 (os.POSIX_SPAWN_OPEN, 0, null, os.O_RDONLY, 0),
                 (os.POSIX_SPAWN_OPEN, 1, null, os.O_WRONLY, 0),
                 (os.POSIX_SPAWN_OPEN, 2, null, os.O_WRONLY, 0),
+                *((os.POSIX_SPAWN_CLOSE, file) for file in _inherited_files()),
             ],
             setsid=True,
             setsigmask=[],
@@ -142,6 +143,21 @@ def spawn(argv: Sequence[str], environment: dict[str, str]) -> Process | None:
     except OSError as error:
         raise HostError(f"{program} cannot be run: {error.strerror}") from None
     return Process.of(pid)
+
+
+def _inherited_files() -> list[int]:
+    """Open files that our own parent left to us, such as a listening socket or a shell's pipe.
+
+    A program that outlives us would hold them for ever. Files that Python opens are never left to
+    programs, so there is nothing else to close.
+    """
+    inherited = []
+    for entry in (_PROC / "self/fd").iterdir():
+        file = int(entry.name)
+        with contextlib.suppress(OSError):  # the one that lists them is closed by now
+            if file > 2 and os.get_inheritable(file):
+                inherited.append(file)
+    return inherited
 
 
 async def end(process: Process) -> None:

@@ -36,6 +36,8 @@ SOCKETS = Path("/var/run/wireguard")
 """Where wireguard-go puts its socket; fixed in its source."""
 START_TIMEOUT = 10.0
 """Seconds until a new device must answer."""
+SETTLE_TIMEOUT = 1.0
+"""Seconds until an interface without a socket, or a socket without one, is taken to stay so."""
 BIND_TIMEOUT = 2.0
 """Seconds until a device that was brought up must have its UDP socket."""
 
@@ -151,6 +153,7 @@ class UserspaceDevice:
             HostError: the interface or its socket belongs to somebody else.
             DeviceError: it is there but does not answer.
         """
+        await self._settle()
         async with connect(self._name, self._socket) as channel:
             exists = link.exists(self._name)
             if channel is None:
@@ -163,6 +166,24 @@ class UserspaceDevice:
             else:
                 await self._require_ours(channel, exists=exists)
                 yield channel if exists else None
+
+    async def _settle(self) -> None:
+        """Wait until interface and socket agree.
+
+        While a process starts or ends one of them is there without the other for some
+        milliseconds. Taken for somebody else's, our own device would then end the agent.
+        """
+        deadline = time.monotonic() + SETTLE_TIMEOUT
+        while time.monotonic() < deadline:
+            async with connect(self._name, self._socket) as channel:
+                if channel is None:
+                    settled = not link.exists(self._name) or self._marked() is not None
+                else:
+                    lives = channel.pid == 0 or Process.of(channel.pid) is not None
+                    settled = lives and link.exists(self._name)
+            if settled:
+                return
+            await asyncio.sleep(process.POLL)
 
     async def _require_ours(self, channel: Channel, *, exists: bool) -> None:
         owner = Process.of(channel.pid)

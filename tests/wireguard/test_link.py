@@ -1,0 +1,229 @@
+"""The interface: what iproute2 is told, what it says, and which ranges the host has already."""
+
+from ipaddress import IPv4Network, ip_interface, ip_network
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dstack_vpn.errors import DeviceError, HostError
+from dstack_vpn.mesh.device import DeviceChange
+from dstack_vpn.wireguard import command, link
+from dstack_vpn.wireguard.routes import Route, overlap, parse_routes
+from lab.fixtures import need_lab
+from lab.process import run
+from wireguard.samples import unique_name
+
+MESH = IPv4Network("10.213.0.0/16")
+ROUTES = """[
+ {"dst":"default","gateway":"192.0.2.1","dev":"eth0","flags":[]},
+ {"dst":"0.0.0.0/1","dev":"tun0","flags":[]},
+ {"dst":"192.0.2.0/24","dev":"eth0","protocol":"kernel","scope":"link","flags":[]},
+ {"dst":"10.213.7.0/24","gateway":"192.0.2.9","dev":"eth0","flags":[]},
+ {"dst":"10.213.0.0/16","dev":"wg0","protocol":"kernel","scope":"link","flags":[]},
+ {"type":"blackhole","dst":"198.51.100.0/24","flags":[]},
+ {"type":"local","dst":"192.0.2.5","dev":"eth0","table":"local","flags":[]},
+ {"dst":"203.0.113.0/24","nexthops":[{"gateway":"192.0.2.1","dev":"eth0"}],"flags":[]}
+]"""
+
+
+def test_routes_are_read() -> None:
+    """Default routes, whole or in halves, are left out; without a gateway it is on-link."""
+    routes = parse_routes(ROUTES, version=4)
+    assert [str(route) for route in routes] == [
+        "192.0.2.0/24 dev eth0",
+        "10.213.7.0/24 dev eth0",
+        "10.213.0.0/16 dev wg0",
+        "198.51.100.0/24",
+        "192.0.2.5/32 dev eth0",
+        "203.0.113.0/24",
+    ]
+    assert [str(route.network) for route in routes if route.on_link] == [
+        "192.0.2.0/24",
+        "10.213.0.0/16",
+    ]
+    assert parse_routes("", version=4) == ()
+
+
+def test_a_range_that_the_host_uses_is_found() -> None:
+    """Routes inside or around the range count, those of our own interface do not."""
+    routes = parse_routes(ROUTES, version=4)
+    found = overlap(MESH, routes, ignoring="wg0")
+    assert found is not None
+    assert str(found) == "10.213.7.0/24 dev eth0"
+    assert overlap(IPv4Network("10.213.7.8/30"), routes, ignoring="wg0") == found
+    assert overlap(IPv4Network("10.99.0.0/16"), routes, ignoring="wg0") is None
+    own = [route for route in routes if route.device == "wg0"]
+    assert overlap(MESH, own, ignoring="wg0") is None
+    assert overlap(MESH, own, ignoring="wg1") == own[0]
+    assert overlap(ip_network("fd00::/48"), routes, ignoring="wg0") is None
+
+
+@given(st.ip_addresses(v=4), st.integers(2, 32), st.ip_addresses(v=4), st.integers(2, 32))
+def test_overlap_goes_both_ways(one: object, a: int, other: object, b: int) -> None:
+    """Of two ranges each overlaps the other or neither does."""
+    first, second = (ip_network(f"{ip}/{n}", strict=False) for ip, n in ((one, a), (other, b)))
+    assert (overlap(first, [Route(second, "x")], ignoring="") is None) == (
+        overlap(second, [Route(first, "x")], ignoring="") is None
+    )
+
+
+def test_a_link_is_read() -> None:
+    """MTU, state and addresses; link-local ones are the kernel's own business."""
+    text = """[{"ifname":"wg0","flags":["POINTOPOINT","NOARP","UP","LOWER_UP"],"mtu":1420,
+      "addr_info":[{"family":"inet6","local":"fd00::7","prefixlen":48},
+                   {"family":"inet","local":"10.213.0.7","prefixlen":16},
+                   {"family":"inet6","local":"fe80::1","prefixlen":64}]}]"""
+    state = link.parse_link(text)
+    assert (state.mtu, state.up) == (1420, True)
+    assert state.addresses == (ip_interface("10.213.0.7/16"), ip_interface("fd00::7/48"))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", "[{}]", "[[]]", "x", '[{"mtu":1,"flags":[],"addr_info":[{}]}]']
+)
+def test_what_ip_never_prints_is_an_error(text: str) -> None:
+    """Another format is not taken for a link without addresses."""
+    with pytest.raises(DeviceError, match="form that we do not know"):
+        link.parse_link(text)
+
+
+def test_a_change_in_the_words_of_ip() -> None:
+    """Removals before additions, MTU before up, IPv6 usable at once."""
+    change = DeviceChange(
+        name="wg0",
+        mtu=1380,
+        up=True,
+        remove_addresses=(ip_interface("10.1.0.1/16"),),
+        add_addresses=(ip_interface("10.213.0.7/16"), ip_interface("fd00::7/48")),
+        listen_port=1,
+    )
+    assert link.render_link("wg0", change, change.add_addresses) == (
+        "address delete 10.1.0.1/16 dev wg0",
+        "link set dev wg0 mtu 1380",
+        "link set dev wg0 up",
+        "address replace 10.213.0.7/16 dev wg0",
+        "address replace fd00::7/48 dev wg0 nodad",
+    )
+    assert link.render_link("wg0", DeviceChange(name="wg0", listen_port=1), ()) == ()
+
+
+@pytest.fixture
+async def interface() -> str:
+    """An interface to work on, which goes with the lab; a bridge, since no kernel lacks that."""
+    need_lab()
+    name = unique_name()
+    await run("ip", "link", "add", name, "type", "bridge")
+    return name
+
+
+async def test_a_link_is_altered(interface: str) -> None:
+    """What was asked for is there when alter returns, IPv6 included, and may be asked for twice."""
+    change = DeviceChange(
+        name=interface,
+        mtu=1380,
+        up=True,
+        add_addresses=(ip_interface("10.77.0.7/16"), ip_interface("fd77::7/48")),
+    )
+    for _ in range(2):
+        assert await link.alter(interface, change) == ()
+        state = await link.read(interface)
+        assert state is not None
+        assert (state.mtu, state.up, state.addresses) == (1380, True, change.add_addresses)
+    tentative = await run("ip", "-6", "address", "show", "dev", interface, "scope", "global")
+    assert "fd77::7" in tentative.out
+    assert "tentative" not in tentative.out
+    assert IPv4Network("10.77.0.0/16") in await link.on_link_networks(ignoring="")
+    assert IPv4Network("10.77.0.0/16") not in await link.on_link_networks(ignoring=interface)
+
+
+async def test_one_refused_line_does_not_stop_the_others(interface: str) -> None:
+    """An address that is gone already is an error, and the rest of the change is made."""
+    change = DeviceChange(
+        name=interface,
+        up=True,
+        remove_addresses=(ip_interface("10.78.0.1/16"),),
+        add_addresses=(ip_interface("10.79.0.1/16"),),
+    )
+    with pytest.raises(DeviceError, match="ip -force -batch - failed: "):
+        await link.alter(interface, change)
+    state = await link.read(interface)
+    assert state is not None
+    assert (state.up, state.addresses) == (True, change.add_addresses)
+
+
+async def test_without_ipv6_the_rest_works(interface: str) -> None:
+    """Where IPv6 is switched off the IPv4 address is set, and a sentence says what is missing."""
+    await run("sysctl", "-qw", f"net.ipv6.conf.{interface}.disable_ipv6=1")
+    assert not link.ipv6_enabled(interface)
+    change = DeviceChange(
+        name=interface,
+        up=True,
+        add_addresses=(ip_interface("10.80.0.7/16"), ip_interface("fd80::7/48")),
+    )
+    (warning,) = await link.alter(interface, change)
+    assert "IPv6 is switched off" in warning
+    state = await link.read(interface)
+    assert state is not None
+    assert state.addresses == change.add_addresses[:1]
+
+
+async def test_ranges_are_checked_against_the_real_routes(interface: str) -> None:
+    """A range on an interface of the host is refused with both names; our own does not count."""
+    taken = ip_network("10.81.0.0/16")
+    await run("ip", "address", "add", "10.81.3.1/24", "dev", interface)
+    await run("ip", "link", "set", interface, "up")
+    with pytest.raises(
+        HostError, match=f"10.81.0.0/16 overlaps the route 10.81.3.* dev {interface}"
+    ):
+        await link.check_ranges([taken], "wg0")
+    await link.check_ranges([taken], interface)
+    await link.check_ranges([ip_network("10.82.0.0/16"), ip_network("fd82::/48")], "wg0")
+
+
+async def test_an_address_without_a_route_counts_too(interface: str) -> None:
+    """An address of the host that no connected route shows is found in the local table."""
+    await run("ip", "address", "add", "10.83.3.1/24", "dev", interface, "noprefixroute")
+    await run("ip", "link", "set", interface, "up")
+    with pytest.raises(HostError, match="overlaps"):
+        await link.check_ranges([ip_network("10.83.0.0/16")], "wg0")
+
+
+async def test_a_missing_interface_is_none() -> None:
+    """No interface is no error."""
+    need_lab()
+    assert await link.read("no-such-link") is None
+    assert not link.exists("no-such-link")
+
+
+async def test_a_missing_program_is_a_mistake_of_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without iproute2 the sentence says what to install."""
+    monkeypatch.setenv("PATH", "/nonexistent")
+    with pytest.raises(HostError, match="install iproute2"):
+        await command.run("ip", "link")
+
+
+async def test_a_program_that_hangs_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No program can stop the loop."""
+    monkeypatch.setattr(command, "TIMEOUT", 0.05)
+    with pytest.raises(DeviceError, match=r"sleep 600 took longer than 0\.05 s"):
+        await command.run("sleep", "600")
+
+
+async def test_a_program_gets_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs see the search path and no other variable of ours."""
+    monkeypatch.setenv("WIREGUARD_PRIVATE_KEY", "secret")
+    names = {line.partition("=")[0] for line in (await command.run("env")).splitlines()}
+    assert names == {"PATH", "LC_ALL"}
+
+
+async def test_a_refusal_of_the_kernel_is_told_from_a_missing_right() -> None:
+    """Errors of rights end the agent with a sentence, others are tried again."""
+    with pytest.raises(HostError, match="NET_ADMIN"):
+        await command.run(
+            "sh", "-c", "echo 'RTNETLINK answers: Operation not permitted' >&2; exit 2"
+        )
+    with pytest.raises(DeviceError, match="failed: broken"):
+        await command.run("sh", "-c", "echo broken >&2; exit 1")
+    with pytest.raises(DeviceError, match="no reason given"):
+        await command.run("false")
