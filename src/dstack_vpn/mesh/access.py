@@ -6,7 +6,7 @@ node out whatever else holds (fail closed).
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -71,19 +71,17 @@ def judge(membership: Membership, *, confirmations: int, chain_now: float) -> tu
     Returns:
         One decision a token, sorted by token id.
     """
-    keys: dict[bytes, Node] = {}
-    names: dict[str, Node] = {}
-    by_age = sorted(membership.nodes.values(), key=lambda n: (n.created_at, n.token_id))
-    decisions = []
-    for node in by_age:
-        depth = membership.block.number - node.since_block
-        verdict, reason = _first_objection(node, depth, confirmations, chain_now) or (
-            # The first to register keeps a key or a name: evicting the first would let anybody
-            # throw a member out by copying it.
-            _taken(node, keys, names)
+    nodes = sorted(membership.nodes.values(), key=lambda n: n.token_id)
+    objections = {
+        n.token_id: _first_objection(
+            n, membership.block.number - n.since_block, confirmations, chain_now
         )
-        if verdict is Verdict.ACCESS_GRANTED:
-            keys[node.key] = names[node.node_id] = node
+        for n in nodes
+    }
+    keys, names = _first_claims(n for n in nodes if objections[n.token_id] is None)
+    decisions = []
+    for node in nodes:
+        verdict, reason = objections[node.token_id] or _taken(node, keys, names)
         key = PublicKey(node.key) if node.key != ZERO_KEY and len(node.key) == 32 else None
         decisions.append(
             Decision(
@@ -94,7 +92,7 @@ def judge(membership: Membership, *, confirmations: int, chain_now: float) -> tu
                 reason=reason,
             )
         )
-    return tuple(sorted(decisions, key=lambda d: d.token_id))
+    return tuple(decisions)
 
 
 def _first_objection(
@@ -125,11 +123,29 @@ def _first_objection(
     return None
 
 
-def _taken(node: Node, keys: dict[bytes, Node], names: dict[str, Node]) -> tuple[Verdict, str]:
-    if first := keys.get(node.key):
-        return Verdict.KEY_DUPLICATE, f"token {first.token_id} registered this key first"
-    if first := names.get(node.node_id):
-        return Verdict.NODE_ID_DUPLICATE, f"token {first.token_id} registered this node id first"
+def _first_claims(nodes: Iterable[Node]) -> tuple[dict[bytes, int], dict[str, int]]:
+    """Which token keeps each key and each node id.
+
+    The first to register keeps it: evicting the first would let anybody throw a member out by
+    copying it. A key is registered when it is set, which may be long after the token was minted; a
+    node id is registered at the mint.
+    """
+    keys: dict[bytes, int] = {}
+    names: dict[str, int] = {}
+    by_mint = sorted(nodes, key=lambda n: (n.created_at, n.token_id))
+    for node in sorted(by_mint, key=lambda n: n.since_block):
+        keys.setdefault(node.key, node.token_id)
+    for node in by_mint:
+        if keys[node.key] == node.token_id:
+            names.setdefault(node.node_id, node.token_id)
+    return keys, names
+
+
+def _taken(node: Node, keys: dict[bytes, int], names: dict[str, int]) -> tuple[Verdict, str]:
+    if (first := keys[node.key]) != node.token_id:
+        return Verdict.KEY_DUPLICATE, f"token {first} registered this key first"
+    if (first := names[node.node_id]) != node.token_id:
+        return Verdict.NODE_ID_DUPLICATE, f"token {first} registered this node id first"
     return Verdict.ACCESS_GRANTED, "active, unexpired and with a valid key"
 
 

@@ -8,7 +8,7 @@ their own host or their own mesh are refused.
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address
 
 from dstack_vpn.mesh.device import IpAddress, IpNetwork
 
@@ -17,6 +17,8 @@ MAX_LENGTH = 255
 
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.IGNORECASE)
 _PORT = re.compile(r"[1-9][0-9]{0,4}")
+# A last label that resolvers take for a number, so that the whole would be read as an address.
+_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*", re.IGNORECASE)
 _BROADCAST = IPv4Address("255.255.255.255")
 
 
@@ -55,11 +57,8 @@ def parse_endpoint(text: str, mesh: Sequence[IpNetwork] = ()) -> Endpoint:
         return Endpoint(check_address(_ipv6(host[1:-1]), mesh), port)
     if ":" in host:
         raise ValueError(f"the endpoint {text[:60]!r} needs brackets around its IPv6 address")
-    if host.replace(".", "").isdigit() or host.rpartition(".")[2].isdigit():
-        try:
-            return Endpoint(check_address(IPv4Address(host), mesh), port)
-        except ValueError as error:
-            raise ValueError(f"the endpoint {text[:60]!r} has no usable address: {error}") from None
+    if _NUMBER.fullmatch(host.removesuffix(".").rpartition(".")[2]):
+        return Endpoint(check_address(_ipv4(host), mesh), port)
     return Endpoint(_dns_name(host), port)
 
 
@@ -86,12 +85,22 @@ def check_address(address: IpAddress, mesh: Sequence[IpNetwork] = ()) -> IpAddre
     return address
 
 
+def _ipv4(text: str) -> IPv4Address:
+    try:
+        # Four plain numbers: "010.0.0.1" and "2130706433" mean different things to different eyes.
+        return IPv4Address(text)
+    except ValueError:
+        raise ValueError(f"{text[:60]!r} is not an IPv4 address of four plain numbers") from None
+
+
 def _ipv6(text: str) -> IPv6Address:
-    address = ip_address(text)
-    # A zone names an interface of the writer's machine, which says nothing on ours.
-    if not isinstance(address, IPv6Address) or address.scope_id is not None:
-        raise ValueError(f"{text[:60]!r} is not an IPv6 address without a zone")
-    return address
+    try:
+        # A zone names an interface of the writer's machine, which says nothing on ours.
+        if "%" not in text:
+            return IPv6Address(text)
+    except ValueError:
+        pass
+    raise ValueError(f"{text[:60]!r} is not an IPv6 address without a zone")
 
 
 def _dns_name(text: str) -> str:

@@ -84,9 +84,10 @@ def candidates(
     found: list[Endpoint] = []
     notes: list[str] = []
     mesh = local.addresses.networks
-    if static := local.static_endpoints.get(node_id):
-        found.append(static)
+    static = local.static_endpoints.get(node_id)
     texts = {
+        # Settings are read before the ranges of the mesh are known, so these are checked here too.
+        "settings": str(static) if static else "",
         "token": node_endpoint,
         "template": local.endpoint_template.replace("{node_id}", node_id),
     }
@@ -127,7 +128,13 @@ def make_plan(
         wall_now: seconds since 1970, only to age handshakes.
         closed: why all peers must go although they are members, or None.
     """
-    reasons = {d.key: f"{d.verdict}: {d.reason}" for d in decisions if d.key and not d.granted}
+    granted = {d.key for d in decisions if d.granted}
+    reasons = {
+        d.key: f"{d.verdict}: {d.reason}"
+        for d in decisions
+        # Whoever copied a member's key says nothing about why the member goes.
+        if d.key and d.key not in granted
+    }
     notes: dict[int, tuple[str, ...]] = {}
     peers: dict[PublicKey, WantedPeer] = {}
     clock = _Clock(local, seen, since, now, wall_now)
@@ -230,6 +237,9 @@ class _Clock:
             return None, self._local.keepalive if peer and peer.endpoint else 0
         age = self._now - self._since.get(key, self._now)
         endpoint = addresses[int(age // CANDIDATE_TIME) % len(addresses)]
+        if len(addresses) > 1:
+            # One beat for all peers, so that thousands of them do not wake us thousands of times.
+            self._wake((self._now // CANDIDATE_TIME + 1) * CANDIDATE_TIME)
         if self._local.public_key > key and age < STAGGER and not (peer and peer.last_handshake):
             self._wake(self._since.get(key, self._now) + STAGGER)
             return endpoint, 0
@@ -237,7 +247,7 @@ class _Clock:
 
     def cap_on_link(self, peers: dict[PublicKey, WantedPeer]) -> dict[PublicKey, WantedPeer]:
         """Let at most `ON_LINK_TRIES` unanswered neighbours be tried at once."""
-        unanswered = [p for p in peers.values() if p.endpoint and self._on_link(p.endpoint.ip)]
+        unanswered = [p for p in peers.values() if self._is_on_link_try(p)]
         windows = -(-len(unanswered) // ON_LINK_TRIES)
         if windows <= 1:
             return peers
@@ -248,7 +258,19 @@ class _Clock:
         return peers | {p.key: _silenced(p) for p in quiet}
 
     def _live(self, peer: SeenPeer | None) -> bool:
-        return peer is not None and self._wall_now - peer.last_handshake < REJECT_AFTER
+        # Never (0) is not long ago on a machine whose clock still stands at 1970.
+        if peer is None or not peer.last_handshake:
+            return False
+        return self._wall_now - peer.last_handshake < REJECT_AFTER
+
+    def _is_on_link_try(self, peer: WantedPeer) -> bool:
+        """Whether packets of ours go to an address on the local link that does not answer."""
+        seen = self._seen.get(peer.key)
+        if self._live(seen):
+            return False
+        # A peer without an endpoint in the plan is still spoken to where it was last heard.
+        target = peer.endpoint or (seen.endpoint if seen and peer.keepalive else None)
+        return target is not None and self._on_link(target.ip)
 
     def _on_link(self, ip: IpAddress) -> bool:
         return any(ip in network for network in self._local.on_link)
