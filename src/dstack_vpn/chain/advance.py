@@ -9,14 +9,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from dstack_vpn.chain import calls
-from dstack_vpn.chain.calls import Call
+from dstack_vpn.chain.calls import Call, Refusal
 from dstack_vpn.chain.contract import NodeChanged
 from dstack_vpn.chain.header import Header
 from dstack_vpn.chain.journal import Journal, Record
-from dstack_vpn.chain.panel import Panel
+from dstack_vpn.chain.panel import Answers, Panel
 from dstack_vpn.chain.rpc import Provider
 from dstack_vpn.chain.verify import Step, apply_changes, check_proof, fold, may_have_changes
-from dstack_vpn.errors import BadAnswerError, ChainError, DisagreementError
+from dstack_vpn.errors import BadAnswerError, ChainError, DisagreementError, ProviderError
 from dstack_vpn.mesh.membership import BlockHash, Checkpoint
 
 _LOOK_BACK = 8
@@ -87,11 +87,12 @@ class Advance:
     ) -> Checkpoint:
         """Ask everybody for the contract's state at the target; the source for the rest as well."""
         target = self._target.block
+        contract = self._panel.contract
         plan: dict[Provider, list[Call[Any]]] = {}
         for provider in self._panel.providers:
-            plan[provider] = [calls.checkpoint(self._panel.contract, target)]
+            plan[provider] = [calls.optional(calls.checkpoint(contract, target))]
             if not self._shows_target(provider):
-                plan[provider].append(calls.header_at(target.number))
+                plan[provider].append(calls.header_at_or_none(target.number))
         own = len(plan[source])
         header_calls, log_calls = self._header_calls(numbers), self._log_calls(wanted)
         plan[source] += [*header_calls.values(), *log_calls.values()]
@@ -101,20 +102,32 @@ class Advance:
         extras = answers.values[source][own:]
         self._headers.update(zip(header_calls, extras, strict=False))
         self._logs.update(zip(log_calls, extras[len(header_calls) :], strict=True))
-        statements = {
-            provider: (
-                target.hash if self._shows_target(provider) else value[1].block.hash,
-                value[0],
-            )
-            for provider, value in answers.values.items()
-        }
-        what = f"block {target.number} or on the contract's state there"
-        block_hash: BlockHash
-        stated: Checkpoint
-        block_hash, stated = self._panel.agree(statements, what, answers)
-        if block_hash != target.hash:
+        return self._agreed_state(answers)
+
+    def _agreed_state(self, answers: Answers) -> Checkpoint:
+        """What enough providers say about the contract at the target."""
+        target = self._target.block
+        errors = dict(answers.errors)
+        said: dict[Provider, tuple[BlockHash, Checkpoint | None]] = {}
+        for provider, (stated, *confirmed) in answers.values.items():
+            header = self._target if self._shows_target(provider) else confirmed[0]
+            if header is None:
+                errors[provider] = ProviderError(provider.name, f"has no block {target.number} yet")
+            elif header.block.hash != target.hash:
+                said[provider] = (header.block.hash, None)
+            elif isinstance(stated, Refusal):
+                problem = f"no state at block {target.number}: {stated.message} ({stated.code})"
+                errors[provider] = ProviderError(provider.name, problem)
+            else:
+                said[provider] = (target.hash, stated)
+        hashes = {block_hash[:10] for block_hash, _ in said.values()}
+        what = f"the contract's state at block {target.number}"
+        if len(hashes) > 1:
+            what = f"block {target.number} ({'…, '.join(sorted(hashes))}…)"
+        _, agreed = self._panel.agree(said, what, Answers(answers.values, errors))
+        if agreed is None:
             raise DisagreementError(f"block {target.number} was replaced while it was read")
-        return stated
+        return agreed
 
     def _shows_target(self, provider: Provider) -> bool:
         head = self._heads.get(provider)

@@ -6,7 +6,7 @@ demand that it is canonical (EIP-1898), so that an answer cannot come from anoth
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Generic, TypeVar
 
@@ -40,6 +40,11 @@ class Call(Generic[T]):
     parse: Callable[[object], T]
     may_fail: bool = False
     """An error answer becomes a `Refusal` in place of the result, instead of an exception."""
+
+
+def optional(call: Call[T]) -> Call[T]:
+    """The same call, for which an error is an answer too."""
+    return replace(call, may_fail=True)
 
 
 def chain_id() -> Call[int]:
@@ -84,8 +89,7 @@ def read(address: Address, data: bytes, at: Tag, parse: Callable[[bytes], T]) ->
 
 def latest_checkpoint(address: Address) -> Call[bytes]:
     """The contract's checkpoint at the head, not decoded: what comes may be no contract of ours."""
-    plain: Call[bytes] = read(address, abi.CALL_CHECKPOINT, "latest", bytes)
-    return Call(plain.method, plain.params, plain.parse, may_fail=True)
+    return optional(read(address, abi.CALL_CHECKPOINT, "latest", bytes))
 
 
 def checkpoint(address: Address, block: Block) -> Call[Checkpoint]:
