@@ -199,13 +199,6 @@ def test_a_peer_that_has_roamed_is_left_alone() -> None:
     assert update.endpoint == at("192.0.2.1")
 
 
-def test_the_zone_of_a_link_local_endpoint_is_not_compared() -> None:
-    """Devices do not report the zone as it was given; that is no reason to set it for ever."""
-    wanted = device(PRIVATE_KEY, peer(1, endpoint=at("fe80::1%2")))
-    seen = look(model(device(PRIVATE_KEY, peer(1, endpoint=at("fe80::1")))))
-    assert not diff(wanted, seen)
-
-
 def test_a_robbed_peer_gets_its_address_back() -> None:
     """What a foreign peer took returns with the thief's removal, which does not do it by itself."""
     wanted = device(PRIVATE_KEY, peer(1), peer(2))

@@ -12,6 +12,7 @@ holds the device's lock, and every other reader hangs until it goes away.
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from ipaddress import ip_address, ip_network
 
 from dstack_vpn.mesh.device import (
@@ -31,9 +32,10 @@ GET = b"get=1\n\n"
 END = b"\n\n"
 CHUNK = 200
 """Peers in one request at most; larger ones hold the device's lock noticeably long."""
+REMEMBERED = 2**15
+"""Parsed keys, endpoints and lists of allowed IPs that are kept."""
 
 _HEX_KEY = re.compile(r"[0-9a-f]{64}")
-_NUMBER = re.compile(r"0|[1-9][0-9]{0,19}")
 _ERRNO = re.compile(r"errno=(0|-?[1-9][0-9]{0,9})")
 _NAME = re.compile(r"[a-z0-9_]+")
 _ONCE = frozenset(
@@ -46,6 +48,7 @@ _ONCE = frozenset(
         "persistent_keepalive_interval",
     }
 )
+_KNOWN = _ONCE | {"public_key", "allowed_ip", "preshared_key", "protocol_version"}
 _ZERO_KEY = "0" * 64
 
 
@@ -144,7 +147,7 @@ def parse_get(answer: bytes) -> UapiDevice:
     reader = _Reader()
     for line in lines:
         name, equals, value = line.partition("=")
-        if not equals or not _NAME.fullmatch(name):
+        if not equals or not (name in _KNOWN or _NAME.fullmatch(name)):
             raise ValueError("the device's answer has a line that is not key=value")
         reader.take(name, value)
     return reader.device()
@@ -165,7 +168,7 @@ class _Reader:
             # A key of zeroes can shake no hand, so nobody is behind such a peer; it is no member's
             # and must not keep the others from being read.
             if value != _ZERO_KEY:
-                key = PublicKey(_hex_key(name, value))
+                key = _public_key(value)
                 if self.peers.setdefault(key, self.peer) is not self.peer:
                     raise ValueError("the device's answer has the same peer twice")
         elif self.peer is not None:
@@ -173,7 +176,7 @@ class _Reader:
         elif name == "private_key" and value != _ZERO_KEY:
             self.public_key = PrivateKey(_hex_key(name, value)).public
         elif name == "own_public_key" and value != _ZERO_KEY:  # boringtun keeps its private key
-            self.public_key = PublicKey(_hex_key(name, value))
+            self.public_key = _public_key(value)
         elif name == "listen_port":
             self.listen_port = _number(name, value, 65535)
 
@@ -189,11 +192,11 @@ class _Peer:
 
     def __init__(self) -> None:
         self.values: dict[str, str] = {}
-        self.allowed_ips: list[IpNetwork] = []
+        self.allowed_ips: list[str] = []
 
     def take(self, name: str, value: str) -> None:
         if name == "allowed_ip":
-            self.allowed_ips.append(_network(value))
+            self.allowed_ips.append(value)
         elif name in _ONCE:
             if name in self.values:
                 raise ValueError(f"the device's answer has {name} twice for one peer")
@@ -204,7 +207,7 @@ class _Peer:
         seconds = self._value("last_handshake_time_sec", 2**63)
         return SeenPeer(
             key=key,
-            allowed_ips=sorted_networks(self.allowed_ips),
+            allowed_ips=_networks(*self.allowed_ips),
             endpoint=None if endpoint is None else _socket_address(endpoint),
             keepalive=self._value("persistent_keepalive_interval", 65535),
             last_handshake=seconds + self._value("last_handshake_time_nsec", 999_999_999) / 1e9,
@@ -260,18 +263,33 @@ def _hex_key(name: str, value: str) -> bytes:
 
 
 def _number(name: str, value: str, most: int) -> int:
-    if not _NUMBER.fullmatch(value) or int(value) > most:
-        raise ValueError(f"the device's answer has a {name} that is no number up to {most}")
-    return int(value)
+    # Only ASCII gets here, so a decimal is a digit; the length keeps int() from long work.
+    if not value.isdecimal() or len(value) > 20 or (value[0] == "0" and value != "0"):
+        raise ValueError(f"the device's answer has a {name} that is no number")
+    number = int(value)
+    if number > most:
+        raise ValueError(f"the device's answer has a {name} above {most}")
+    return number
 
 
-def _network(value: str) -> IpNetwork:
+# A device is read again and again, and nearly always says the same: what is slow to parse is
+# remembered, which also lets all readings share one object.
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _public_key(value: str) -> PublicKey:
+    return PublicKey(_hex_key("public_key", value))
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _networks(*values: str) -> tuple[IpNetwork, ...]:
     try:
-        return ip_network(value)
+        return sorted_networks(map(ip_network, values))
     except ValueError:
         raise ValueError("the device's answer has an allowed_ip that is no network") from None
 
 
+@lru_cache(maxsize=REMEMBERED)
 def _socket_address(value: str) -> SocketAddress:
     host, _, port = value.rpartition(":")
     bracketed = host.startswith("[") and host.endswith("]")

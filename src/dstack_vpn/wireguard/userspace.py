@@ -41,7 +41,7 @@ SETTLE_TIMEOUT = 1.0
 BIND_TIMEOUT = 2.0
 """Seconds until a device that was brought up must have its UDP socket."""
 
-_NAME = re.compile(r"[A-Za-z0-9_=+.-]{1,15}")
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_=+.-]{0,14}")
 
 
 class UserspaceDevice:
@@ -66,7 +66,7 @@ class UserspaceDevice:
         Raises:
             ValueError: the name is no interface name.
         """
-        if not _NAME.fullmatch(name) or name in {".", ".."}:
+        if not _NAME.fullmatch(name):
             raise ValueError(f"{name!r} is no interface name")
         self._name = name
         self._private_key = private_key
