@@ -111,13 +111,18 @@ def _secret_file(variable: Variable, values: Mapping[str, str]) -> str:
     name = f"{variable.name}_FILE"
     if not (path := values.get(name, "").strip()):
         return ""
+    # A secret that was put where its path belongs must not end up in an error.
+    where = f"{path}: " if path.startswith("/") else ""
+    accepted = "the path of a readable text file"
     try:
-        return Path(path).read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
+        text = Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise SettingError(
-            name, f"cannot be read ({path}: {reason})", "the path of a readable text file"
-        ) from None
+        raise SettingError(name, f"cannot be read ({where}{reason})", accepted) from None
+    if not text:
+        # Otherwise an empty API_TOKEN_FILE would leave /api/* open.
+        raise SettingError(name, f"names an empty file ({path})", accepted)
+    return text
 
 
 def _complete(parsed: dict[str, Any], values: Mapping[str, str]) -> Settings:
@@ -152,7 +157,7 @@ def _complete(parsed: dict[str, Any], values: Mapping[str, str]) -> Settings:
 
 
 def _check_quorum(quorum: int | None, urls: tuple[str, ...], network: Network) -> None:
-    votes = len({urlsplit(u).hostname for u in urls})
+    votes = len({(urlsplit(u).hostname or "").rstrip(".") for u in urls})
     if quorum is None and votes == 1 and network.public:
         raise SettingError(
             "RPC_URL",
@@ -175,7 +180,7 @@ def read_env_file(path: Path) -> dict[str, str]:
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
         raise SettingError(
             "--env-file", f"cannot be read ({path}: {reason})", "a file of NAME=value lines"

@@ -4,10 +4,12 @@
 ValueError with what is wrong and never quote a secret.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Network, ip_address
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -77,9 +79,14 @@ def _node_id(text: str) -> str:
     return text
 
 
+def _quoted(text: str) -> str:
+    """The text for an error sentence: short, and nothing that a terminal would obey."""
+    return ascii(text if len(text) <= 60 else text[:60] + "...")
+
+
 def _network(text: str) -> Network:
     if text not in NETWORKS:
-        raise ValueError(f"is {text!r}")
+        raise ValueError(f"is {_quoted(text)}")
     return NETWORKS[text]
 
 
@@ -111,15 +118,18 @@ def _rpc_urls(text: str) -> tuple[str, ...]:
     return urls
 
 
+_DECIMAL = re.compile(r"[0-9]{1,18}(\.[0-9]{1,18})?")
+_WHOLE = re.compile(r"[0-9]{1,18}")
+
+
 def _number(low: float, high: float) -> Callable[[str], float]:
     def parse(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            raise ValueError(f"is {text!r}, not a number") from None
-        if not low <= value <= high:
+        # float() alone would pass "nan", "1_000" and digits of other scripts.
+        if not _DECIMAL.fullmatch(text):
+            raise ValueError(f"is {_quoted(text)}, not a number")
+        if not low <= float(text) <= high:
             raise ValueError(f"is {text}")
-        return value
+        return float(text)
 
     return parse
 
@@ -127,8 +137,8 @@ def _number(low: float, high: float) -> Callable[[str], float]:
 def _whole(low: int, high: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
         # int() alone would pass "1_000" and digits of other scripts.
-        if not (text.isascii() and text.isdigit()):
-            raise ValueError(f"is {text!r}, not a whole number")
+        if not _WHOLE.fullmatch(text):
+            raise ValueError(f"is {_quoted(text)}, not a whole number")
         if not low <= int(text) <= high:
             raise ValueError(f"is {text}")
         return int(text)
@@ -143,17 +153,17 @@ def _optional(parse: Callable[[str], Any]) -> Callable[[str], Any]:
 def _interface(text: str) -> str:
     plain = text.isascii() and all(c.isalnum() or c in "_-." for c in text)
     if not plain or not 1 <= len(text) <= 15 or text in {".", ".."}:
-        raise ValueError(f"is {text!r}")
+        raise ValueError(f"is {_quoted(text)}")
     return text
 
 
 def _ipv4_range(text: str) -> IPv4Network:
     try:
         network = IPv4Network(text)
-    except ValueError as error:
-        raise ValueError(f"is no IPv4 network: {error}") from None
+    except ValueError:
+        raise ValueError(f"is {_quoted(text)}, not an IPv4 network without host bits") from None
     if not 8 <= network.prefixlen <= 29:
-        raise ValueError(f"is {text}")
+        raise ValueError(f"is {network}")
     return network
 
 
@@ -162,9 +172,9 @@ def _endpoints(text: str) -> Mapping[str, Endpoint]:
     for part in (p.strip() for p in text.split(",") if p.strip()):
         node_id, equals, endpoint = part.partition("=")
         if not equals or not is_node_id(node_id):
-            raise ValueError(f"has {part[:60]!r}, which is not node-id=host:port")
+            raise ValueError(f"has {_quoted(part)}, which is not node-id=host:port")
         found[node_id] = parse_endpoint(endpoint)
-    return found
+    return MappingProxyType(found)
 
 
 def _template(text: str) -> str:
@@ -176,8 +186,17 @@ def _template(text: str) -> str:
 
 
 def _bind_host(text: str) -> str:
-    ip_address(text)
+    try:
+        ip_address(text)
+    except ValueError:
+        raise ValueError(f"is {_quoted(text)}") from None
     return text
+
+
+def _path(text: str) -> Path:
+    if "\0" in text:
+        raise ValueError("is no path")
+    return Path(text)
 
 
 LEVELS = ("debug", "info", "warn", "error")
@@ -187,7 +206,7 @@ FORMATS = ("auto", "json", "console")
 def _one_of(words: tuple[str, ...]) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text.lower() not in words:
-            raise ValueError(f"is {text!r}")
+            raise ValueError(f"is {_quoted(text)}")
         return text.lower()
 
     return parse
@@ -349,7 +368,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         name="WG_CONFIG_FILE",
         field="wireguard_conf",
-        parse=_optional(Path),
+        parse=_optional(_path),
         default_note="STATE_DIR/WG_INTERFACE.conf",
         accepted="a path",
         meaning="Where the wg-quick text of the device is written after each change, mode 0600.",
@@ -357,7 +376,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         name="STATE_DIR",
         field="state_dir",
-        parse=Path,
+        parse=_path,
         default="/var/lib/dstack-vpn",
         accepted="a path",
         meaning="Directory for the key, the last verified membership and the journal, mode 0700.",
