@@ -1,0 +1,287 @@
+"""Settings: from the environment, a file and options; wrong combinations; secrets never shown."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dstack_vpn.config import (
+    Settings,
+    load_settings,
+    provider_name,
+    public_settings,
+    read_env_file,
+)
+from dstack_vpn.errors import SettingError
+from dstack_vpn.mesh.keys import PrivateKey
+from dstack_vpn.variables import VARIABLES
+
+LOCAL = {"NODE_ID": "db", "NETWORK": "hardhat"}
+BASE = {"NODE_ID": "db", "NETWORK": "base", "CONTRACT_ADDRESS": "0x" + "1" * 40}
+KEY = PrivateKey(b"private-key-of-this-test-32-byte").reveal()
+TOKEN = "token-for-the-dashboard"
+SECRET = "s3cr3t"
+URLS = f"https://user:{SECRET}-password@a.example/v2/{SECRET}-path?key={SECRET}-query,https://b.example/{SECRET}"
+
+
+def refusal(values: dict[str, str]) -> SettingError:
+    """The error that these variables give."""
+    with pytest.raises(SettingError) as caught:
+        load_settings(values)
+    return caught.value
+
+
+def test_predecessor_names() -> None:
+    """The predecessor's variables keep their names and units."""
+    found = load_settings(
+        LOCAL
+        | {
+            "CONTRACT_ADDRESS": "0x5FbDB2315678afecb367f032d93F642f64180aa3",
+            "RPC_URL": "http://127.0.0.1:8545",
+            "WIREGUARD_PRIVATE_KEY": KEY,
+            "SYNC_INTERVAL": "1500",
+            "LOG_LEVEL": "WARN",
+            "HEALTH_CHECK_PORT": "9000",
+        }
+    )
+    assert (found.node_id, found.network.chain_id, found.wireguard_key) == ("db", 31337, KEY)
+    assert (found.sync_interval, found.log_level, found.health_port) == (1.5, "warn", 9000)
+    assert found.contract == "0x5fbdb2315678afecb367f032d93f642f64180aa3"
+
+
+def test_settings_are_frozen() -> None:
+    """Nobody changes a setting after the start."""
+    with pytest.raises(AttributeError):
+        load_settings(LOCAL).mtu = 1280  # type: ignore[misc]
+
+
+def test_paths_follow_the_state_directory() -> None:
+    """The key and the wg-quick text stand in STATE_DIR unless they are put elsewhere."""
+    found = load_settings(LOCAL | {"STATE_DIR": "/srv/vpn", "WG_INTERFACE": "mesh0"})
+    assert found.wireguard_key_file == found.default_key_file == Path("/srv/vpn/wireguard.key")
+    assert found.wireguard_conf == Path("/srv/vpn/mesh0.conf")
+    elsewhere = load_settings(
+        LOCAL | {"WG_CONFIG_FILE": "/etc/x.conf", "WIREGUARD_PRIVATE_KEY_FILE": "/run/key"}
+    )
+    assert elsewhere.wireguard_conf == Path("/etc/x.conf")
+    assert elsewhere.wireguard_key_file == Path("/run/key")
+
+
+@pytest.mark.parametrize("name", ["CONTRACT_ADDRESS", "RPC_URL"])
+@pytest.mark.parametrize("network", ["base", "baseSepolia"])
+def test_public_networks_have_no_defaults(name: str, network: str) -> None:
+    """On a public network the contract and the providers must be named."""
+    values = BASE | {"NETWORK": network, "RPC_URL": "https://a.example,https://b.example"}
+    del values[name]
+    error = refusal(values)
+    assert error.setting == name
+    assert f"there is no default on {network}" in str(error)
+
+
+A, B = "https://a.example", "https://b.example"
+
+
+@pytest.mark.parametrize(
+    ("urls", "quorum", "refused"),
+    [
+        (A, "", "RPC_URL"),
+        (A, "1", None),
+        (f"{A},{B}", "", None),
+        (f"{A},{B}", "2", None),
+        # Never fail over to whoever answers: all that are named must agree.
+        (f"{A},{B}", "1", "QUORUM"),
+        (f"{A},{B}", "3", "QUORUM"),
+        (A, "2", "QUORUM"),
+        # URLs of one host are one vote, however it is spelled.
+        (f"{A},{A}/other", "", "RPC_URL"),
+        (f"{A},wss://a.example", "", "RPC_URL"),
+        (f"{A},https://A.EXAMPLE:8545", "", "RPC_URL"),
+        (f"{A},https://a.example.", "", "RPC_URL"),
+        (f"{A},https://key@a.example", "", "RPC_URL"),
+        (f"{A},wss://a.example", "2", "QUORUM"),
+        (f"{A},wss://a.example,{B}", "2", None),
+    ],
+)
+def test_quorum_on_base(urls: str, quorum: str, refused: str | None) -> None:
+    """On a public network one stranger's word is not enough, unless QUORUM=1 says so."""
+    values = BASE | {"RPC_URL": urls, "QUORUM": quorum}
+    if refused:
+        assert refusal(values).setting == refused
+    else:
+        assert load_settings(values).trusts_one_provider == (quorum == "1")
+
+
+def test_one_provider_on_a_local_chain() -> None:
+    """A local chain has one provider, and that is no trust in a stranger."""
+    assert not load_settings(LOCAL).trusts_one_provider
+    assert not load_settings(LOCAL | {"QUORUM": "1"}).trusts_one_provider
+
+
+def test_two_keys() -> None:
+    """A key and a file with a key contradict each other."""
+    values = {"WIREGUARD_PRIVATE_KEY": KEY, "WIREGUARD_PRIVATE_KEY_FILE": "/run/key"}
+    error = refusal(LOCAL | values)
+    assert error.setting == "WIREGUARD_PRIVATE_KEY_FILE"
+    assert KEY not in str(error)
+
+
+def test_node_id_for_commands_that_only_read() -> None:
+    """A command that reads the chain needs no NODE_ID, but a malformed one is still an error."""
+    assert load_settings({"NETWORK": "hardhat"}, need_node_id=False).node_id == ""
+    assert load_settings(LOCAL, need_node_id=False).node_id == "db"
+    with pytest.raises(SettingError):
+        load_settings(LOCAL | {"NODE_ID": "Upper"}, need_node_id=False)
+
+
+def with_secrets() -> Settings:
+    """Settings in which everything secret is set."""
+    return load_settings(
+        LOCAL | {"RPC_URL": URLS, "WIREGUARD_PRIVATE_KEY": KEY, "API_TOKEN": TOKEN}
+    )
+
+
+def test_repr_holds_no_secret() -> None:
+    """Settings in a traceback or a log show no key, no token and no URL."""
+    shown = repr(with_secrets())
+    assert "node_id='db'" in shown
+    assert not [s for s in (KEY, TOKEN, SECRET, "a.example") if s in shown]
+
+
+def test_config_page_holds_no_secret() -> None:
+    """/config names each setting; of the secret ones it says only whether they are set."""
+    shown = public_settings(with_secrets())
+    assert not [s for s in (KEY, TOKEN, SECRET) if s in repr(shown)]
+    assert set(shown) == {v.name for v in VARIABLES} | {"WIREGUARD_PRIVATE_KEY_FILE"}
+    assert shown["RPC_URL"] == ["a.example#1", "b.example#2"]
+    assert (shown["API_TOKEN"], shown["WIREGUARD_PRIVATE_KEY"]) == ("[set]", "[set]")
+    plain = public_settings(load_settings(LOCAL))
+    assert (plain["API_TOKEN"], plain["WIREGUARD_PRIVATE_KEY"]) == (None, None)
+    assert (plain["SYNC_INTERVAL"], plain["NETWORK"]) == (30_000, "hardhat")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"ftp://user:{SECRET}@a.example/{SECRET}",
+        f"https://{SECRET}@/",
+        f"http://a.example:{SECRET}/",
+        f"{SECRET}",
+        f"https://[{SECRET}/",
+        f"https://a.example,{SECRET}",
+    ],
+)
+def test_errors_never_quote_a_url(url: str) -> None:
+    """A malformed URL is named by its place only, for it may carry a key."""
+    error = refusal(LOCAL | {"RPC_URL": url})
+    assert "has no usable URL at place " in str(error)
+    assert SECRET not in str(error)
+
+
+@given(st.text(st.characters(codec="utf-8"), min_size=1, max_size=30))
+def test_secrets_of_any_text_stay_secret(secret: str) -> None:
+    """Whatever the token is, the settings show that there is one and never what it is."""
+    found = load_settings(LOCAL | {"API_TOKEN": f"<{secret}>"})
+    assert found.api_token == f"<{secret}>"
+    assert f"<{secret}>" not in repr(found)
+    assert f"<{secret}>" not in repr(public_settings(found))
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("RPC_URL", f"{A},{B}"), ("API_TOKEN", TOKEN), ("API_TOKEN", "a b")]
+)
+def test_secret_files(tmp_path: Path, name: str, text: str) -> None:
+    """A secret may stand in the file that NAME_FILE names, as Docker hands secrets out."""
+    path = tmp_path / "secret"
+    path.write_text(f"{text}\n")
+    from_file = load_settings(LOCAL | {f"{name}_FILE": str(path)})
+    assert from_file == load_settings(LOCAL | {name: text})
+
+
+@pytest.mark.parametrize("name", ["RPC_URL", "API_TOKEN"])
+def test_secret_file_that_cannot_be_read(tmp_path: Path, name: str) -> None:
+    """A missing, binary or empty secret is an error, never "no secret"."""
+    binary, empty = tmp_path / "binary", tmp_path / "empty"
+    binary.write_bytes(b"\xff\xfe\x00")
+    empty.write_text("\n")
+    for path in (tmp_path / "missing", tmp_path, binary, empty):
+        error = refusal(LOCAL | {f"{name}_FILE": str(path)})
+        assert error.setting == f"{name}_FILE"
+        assert str(path) in str(error)
+
+
+@pytest.mark.parametrize("value", [TOKEN, f"https://a.example/{SECRET}", "a" * 999, "a\0b"])
+@pytest.mark.parametrize("name", ["RPC_URL_FILE", "API_TOKEN_FILE"])
+def test_secret_in_place_of_its_path(name: str, value: str) -> None:
+    """A secret that was put where its path belongs is not quoted."""
+    error = refusal(LOCAL | {name: value})
+    assert error.setting == name
+    assert value not in str(error)
+
+
+def test_env_file(tmp_path: Path) -> None:
+    """The file holds NAME=value lines as Docker and shells write them."""
+    path = tmp_path / "env"
+    path.write_text(
+        "# a comment\n\nNODE_ID=db\n  export NETWORK = hardhat \nAPI_TOKEN='a b#c'\n"
+        'LOG_LEVEL="debug"\nMTU=\nENDPOINTS=a=192.0.2.1:1\r\nAPI=\'\n'
+    )
+    assert read_env_file(path) == {
+        "NODE_ID": "db",
+        "NETWORK": "hardhat",
+        "API_TOKEN": "a b#c",
+        "LOG_LEVEL": "debug",
+        "MTU": "",
+        "ENDPOINTS": "a=192.0.2.1:1",
+        "API": "'",
+    }
+
+
+def test_precedence(tmp_path: Path) -> None:
+    """Options come before the environment, and the environment before the file."""
+    path = tmp_path / "env"
+    path.write_text("NODE_ID=file\nNETWORK=hardhat\nMTU=1300\nLISTEN_PORT=1\n")
+    found = load_settings(
+        {"NODE_ID": "environment", "MTU": "1400"}, path, overrides={"MTU": "1500"}
+    )
+    assert (found.node_id, found.mtu, found.listen_port) == ("environment", 1500, 1)
+
+
+@pytest.mark.parametrize("line", [f"{SECRET}", f"1A={SECRET}", f"={SECRET}", f"A B={SECRET}"])
+def test_env_file_with_a_bad_line(tmp_path: Path, line: str) -> None:
+    """A line that is no NAME=value is named by its number and not quoted."""
+    path = tmp_path / "env"
+    path.write_text(f"NODE_ID=db\n{line}\n")
+    with pytest.raises(SettingError, match="line 2 of") as caught:
+        load_settings({}, path)
+    assert caught.value.setting == "--env-file"
+    assert SECRET not in str(caught.value)
+
+
+def test_env_file_that_cannot_be_read(tmp_path: Path) -> None:
+    """A missing file, a directory and binary data are errors of the user."""
+    binary = tmp_path / "binary"
+    binary.write_bytes(b"A=\xff\n")
+    for path in (tmp_path / "missing", tmp_path, binary, Path("a\0b")):
+        with pytest.raises(SettingError, match="--env-file cannot be read"):
+            load_settings({}, path)
+
+
+def test_process_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without being handed an environment, the process's own is read."""
+    monkeypatch.setenv("NODE_ID", "from-the-process")
+    monkeypatch.setenv("NETWORK", "hardhat")
+    assert load_settings().node_id == "from-the-process"
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        (f"https://user:{SECRET}@a.example:8545/v2/{SECRET}?k={SECRET}#{SECRET}", "a.example#1"),
+        ("wss://A.Example/ws", "a.example#1"),
+        ("http://[2001:db8::1]:8545", "2001:db8::1#1"),
+    ],
+)
+def test_provider_name(url: str, name: str) -> None:
+    """A provider is called by host and number, without userinfo, path or query."""
+    assert provider_name(url, 1) == name
