@@ -5,6 +5,7 @@ Tables that restate code stand between two marks in their page, ``<!-- NAME -->`
 """
 
 import io
+import json
 import os
 import re
 import shutil
@@ -14,21 +15,31 @@ from collections.abc import Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dstack_vpn import cli
 from dstack_vpn.cli import signer
+from dstack_vpn.config import load_settings, public_settings
 from dstack_vpn.mesh.access import Verdict
 from dstack_vpn.mesh.events import EventKind
-from dstack_vpn.mesh.health import Code
+from dstack_vpn.mesh.health import Code, assess
 from dstack_vpn.variables import KEY_FILE_VARIABLE, NETWORKS, VARIABLES, Variable
+from dstack_vpn.web.render import (
+    render_decision,
+    render_health,
+    render_ready,
+    render_stats,
+    render_wireguard,
+)
 from lab.fixtures import need
 from lab.host import Host
 from lab.lab import Lab
 from lab.nft import AccessNFT
 from lab.tunnel import new_keys, wg_peers
 from lab.waiting import until
+from web.samples import NOW, WALL_NOW, snapshot
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -133,6 +144,57 @@ def test_every_word_that_scripts_may_rely_on_is_explained() -> None:
     missing = [word.value for word in (*Verdict, *Code) if f"`{word.value}`" not in http]
     missing += [kind.value for kind in EventKind if f"`{kind.value}`" not in embedding]
     assert missing == []
+
+
+def test_every_named_test_exists() -> None:
+    """Each test that a page names as its witness is there."""
+    missing = []
+    for page in NAMES:
+        for path, name in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", text_of(page)):
+            file = ROOT / path
+            if not (file.exists() and re.search(rf"def {name}\(", file.read_text())):
+                missing.append(f"{page}: {path}::{name}")
+    assert missing == []
+
+
+# Examples of answers
+
+
+def shape(value: Any) -> Any:
+    """The names in an answer, without its values; of a list that of its first entry."""
+    if isinstance(value, dict):
+        return {name: shape(part) for name, part in value.items()}
+    if isinstance(value, list | tuple) and value:
+        return [shape(value[0])]
+    return None
+
+
+def answers() -> dict[str, Any]:
+    """What each path answers, for a node that is well."""
+    shot = snapshot()
+    health = assess(shot, now=NOW, dark_after=60)
+    environment = {"NODE_ID": "node-1", "NETWORK": "hardhat"}
+    return {
+        "/ready": render_ready(health),
+        "/health": render_health(shot, health, wall_now=WALL_NOW),
+        "/stats": render_stats(shot, health, wall_now=WALL_NOW),
+        "/wireguard": render_wireguard(shot, wall_now=WALL_NOW),
+        "/config": public_settings(load_settings(environment)),
+        "/api/access/node-b": render_decision(shot.decisions[0]),
+    }
+
+
+@pytest.mark.parametrize("path", sorted(answers()))
+def test_examples_have_the_names_of_real_answers(path: str) -> None:
+    """An example shows every name that the path answers with, and no other."""
+    page = text_of("docs/http.md")
+    found = re.search(rf"^### {path}$.*?^```json\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    assert found
+    shown, real = shape(json.loads(found[1])), shape(answers()[path])
+    if "providers" in shown:  # requests are by method, whichever there were
+        for answer in (shown, real):
+            answer["providers"][0]["requests"] = None
+    assert shown == real
 
 
 # Links
