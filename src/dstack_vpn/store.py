@@ -72,16 +72,17 @@ class Store:
         """
         self.path = path
         self._lock = threading.Lock()
-        self._rows: dict[int, Node] = {}
+        # What the table holds; None while that is not known, so that nothing old stays in it.
+        self._rows: dict[int, Node] | None = None
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._db = self._open()
+            path.chmod(0o600)
         except (OSError, sqlite3.OperationalError) as error:
             raise HostError(
                 f"STATE_DIR {path.parent} cannot be used ({error}); accepted: a directory that"
                 " this process can write"
             ) from None
-        path.chmod(0o600)
 
     def _open(self) -> sqlite3.Connection:
         try:
@@ -141,9 +142,12 @@ class Store:
             StoreError: the disk is full or gone; the previous state is still whole.
         """
         new = dict(membership.nodes)
-        changed = [n for i, n in new.items() if self._rows.get(i) != n]
-        gone = [i for i in self._rows if i not in new]
+        old = self._rows or {}
+        changed = [n for i, n in new.items() if old.get(i) != n]
+        gone = [i for i in old if i not in new]
         with self._transaction() as db:
+            if self._rows is None:
+                db.execute("DELETE FROM nodes")
             db.executemany("DELETE FROM nodes WHERE token_id = ?", [(str(i),) for i in gone])
             db.executemany(
                 "INSERT OR REPLACE INTO nodes VALUES (?, ?)",
@@ -210,6 +214,7 @@ class Store:
                 yield self._db
                 self._db.execute("COMMIT")
             except sqlite3.Error as error:
+                raise StoreError(f"the state file {self.path} cannot be written: {error}") from None
+            finally:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
-                raise StoreError(f"the state file {self.path} cannot be written: {error}") from None
