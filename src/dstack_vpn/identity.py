@@ -3,6 +3,7 @@
 The key is the node's identity in the mesh: its public half must stand on the node's token.
 """
 
+import contextlib
 import os
 import stat
 from pathlib import Path
@@ -28,27 +29,45 @@ def load_identity(settings: Settings, *, create: bool = True) -> PrivateKey:
     """
     if settings.wireguard_key is not None:
         return _parse("WIREGUARD_PRIVATE_KEY", settings.wireguard_key)
-    path = settings.wireguard_key_file
-    if not path.exists():
-        if path != settings.default_key_file:
-            accepted = "a file of mode 0600; `dstack-vpn keys generate --out FILE` makes one"
-            raise SettingError(KEY_FILE_VARIABLE, f"names no file ({path})", accepted)
-        key = PrivateKey.generate()
-        if create:
-            write_key_file(path, key)
-        return key
+    text = _read(settings.wireguard_key_file)
+    if text is None:
+        return _first_start(settings, create=create)
+    return _parse(KEY_FILE_VARIABLE, text)
+
+
+def _read(path: Path) -> str | None:
+    """The text of a key file that only its owner can read; None when there is no file."""
     try:
         mode = stat.S_IMODE(path.stat().st_mode)
         if mode & 0o077:
             problem = f"names {path}, which others can read or write (mode {mode:04o})"
             raise SettingError(KEY_FILE_VARIABLE, problem, f"mode 0600; try: chmod 600 {path}")
-        text = path.read_text(encoding="ascii").strip()
+        return path.read_text(encoding="ascii").strip()
+    except FileNotFoundError:
+        return None
     except UnicodeDecodeError:
         raise SettingError(KEY_FILE_VARIABLE, "holds no text key", ACCEPTED) from None
-    except OSError as error:
-        problem = f"cannot be read ({path}: {error.strerror})"
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "no path"
+        problem = f"cannot be read ({_shown(path)}{reason})"
         raise SettingError(KEY_FILE_VARIABLE, problem, "a readable file of mode 0600") from None
-    return _parse(KEY_FILE_VARIABLE, text)
+
+
+def _first_start(settings: Settings, *, create: bool) -> PrivateKey:
+    path = settings.wireguard_key_file
+    if path != settings.default_key_file:
+        accepted = "a file of mode 0600; `dstack-vpn keys generate --out FILE` makes one"
+        problem = f"names no file ({_shown(path)}not found)"
+        raise SettingError(KEY_FILE_VARIABLE, problem, accepted)
+    key = PrivateKey.generate()
+    if create:
+        write_key_file(path, key)
+    return key
+
+
+def _shown(path: Path) -> str:
+    """The path for an error sentence, unless it looks like a key put where its path belongs."""
+    return f"{path}: " if path.is_absolute() and not str(path).endswith("=") else ""
 
 
 def write_key_file(path: Path, key: PrivateKey, *, overwrite: bool = False) -> None:
@@ -57,17 +76,25 @@ def write_key_file(path: Path, key: PrivateKey, *, overwrite: bool = False) -> N
     Raises:
         HostError: the file exists and `overwrite` is off, or it cannot be written.
     """
-    exclusive = 0 if overwrite else os.O_EXCL
+    # Under another name first: a full disk or a kill leaves no half key, and no old key is lost.
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | exclusive, 0o600)
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w", encoding="ascii") as file:
             os.fchmod(descriptor, 0o600)
             file.write(key.reveal() + "\n")
             file.flush()
             os.fsync(descriptor)
+        if overwrite:
+            draft.replace(path)
+        else:
+            path.hardlink_to(draft)
     except OSError as error:
         raise HostError(f"the key file {path} cannot be written: {error.strerror}") from None
+    finally:
+        with contextlib.suppress(OSError):
+            draft.unlink()
 
 
 def _parse(setting: str, text: str) -> PrivateKey:
