@@ -3,6 +3,7 @@
 import asyncio
 import socket
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_address
 
 import structlog
@@ -19,12 +20,27 @@ WORKERS = 8
 """Lookups under way at once; names come from tokens, so there may be as many as members."""
 
 
+def ask_system(name: str) -> tuple[IpAddress, ...]:
+    """The addresses of a name, by the host's own resolver; blocks.
+
+    Raises:
+        OSError: no answer.
+    """
+    found = socket.getaddrinfo(name, None, type=socket.SOCK_DGRAM)
+    return tuple(sorted({ip_address(info[4][0]) for info in found}, key=str))
+
+
 class Resolver:
     """Answers at once with what is known; `run` looks up the rest."""
 
-    def __init__(self, on_news: Callable[[], None]) -> None:
-        """Take whom to tell when an answer changed."""
+    def __init__(
+        self,
+        on_news: Callable[[], None],
+        ask: Callable[[str], tuple[IpAddress, ...]] = ask_system,
+    ) -> None:
+        """Take whom to tell when an answer changed, and how to ask; `ask` may block."""
         self._on_news = on_news
+        self._ask = ask
         self._known: dict[str, tuple[IpAddress, ...]] = {}
         self._asked_at: dict[str, float] = {}
         self._queue: asyncio.Queue[str] = asyncio.Queue()
@@ -44,26 +60,31 @@ class Resolver:
 
     async def run(self) -> None:
         """Look up what was asked for, until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            for number in range(WORKERS):
-                group.create_task(self._work(), name=f"resolve {number}")
+        # Threads of our own: a name server that hangs would take all of the loop's, and with them
+        # the disk.
+        threads = ThreadPoolExecutor(WORKERS, thread_name_prefix="resolve")
+        try:
+            async with asyncio.TaskGroup() as group:
+                for number in range(WORKERS):
+                    group.create_task(self._work(threads), name=f"resolve {number}")
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _work(self) -> None:
+    async def _work(self, threads: ThreadPoolExecutor) -> None:
         while True:
             name = await self._queue.get()
             if name in self._asked_at:
-                await self._look_up(name)
+                await self._look_up(name, threads)
 
-    async def _look_up(self, name: str) -> None:
+    async def _look_up(self, name: str, threads: ThreadPoolExecutor) -> None:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(TIMEOUT):
-                found = await loop.getaddrinfo(name, None, type=socket.SOCK_DGRAM)
+                addresses = await loop.run_in_executor(threads, self._ask, name)
         except (OSError, TimeoutError, UnicodeError) as error:
             # What was known stays: an unreachable name server must not cut anybody off.
             log.info("resolve.failed", name=name, error=str(error) or "no answer in time")
             return
-        addresses = tuple(sorted({ip_address(info[4][0]) for info in found}, key=str))
         if name in self._asked_at and self._known.get(name) != addresses:
             self._known[name] = addresses
             self._on_news()
