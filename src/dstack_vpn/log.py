@@ -35,14 +35,17 @@ def configure_logs(*, level: str = "info", form: str = "auto", node_id: str = ""
 
     console = form == "console" or (form == "auto" and sys.stderr.isatty())
     render: Any = (
-        structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer()
+        # Tracebacks without local variables: those hold keys.
+        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+        if console
+        else structlog.processors.JSONRenderer()
     )
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             name_node,
-            *([] if console else [structlog.processors.format_exc_info]),
+            *([_without_controls] if console else [structlog.processors.format_exc_info]),
             render,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
@@ -52,6 +55,14 @@ def configure_logs(*, level: str = "info", form: str = "auto", node_id: str = ""
     root = logging.getLogger()
     root.handlers[:] = [_LibraryHandler()]
     root.setLevel(logging.WARNING)
+
+
+def _without_controls(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> Any:
+    """Names and reasons may be a stranger's words; a terminal must not obey them."""
+    for name, value in event.items():
+        if isinstance(value, str) and not value.isprintable():
+            event[name] = ascii(value)
+    return event
 
 
 class _LibraryHandler(logging.Handler):
