@@ -88,6 +88,12 @@ def membership(
     )
 
 
+def turn_state(turn: int) -> Membership:
+    """One of many memberships of which every token says which one it belongs to."""
+    tokens = [node(i, endpoint=f"turn-{turn}", revoked=i % 7 == turn % 7) for i in range(1, 60)]
+    return membership(tokens, number=turn)
+
+
 def decide(nodes: Iterable[Node], *, confirmations: int = 0) -> tuple[Decision, ...]:
     """The verdicts on these tokens."""
     return judge(membership(nodes), confirmations=confirmations, chain_now=CHAIN_NOW)
