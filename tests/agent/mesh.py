@@ -7,6 +7,7 @@ from typing import Any
 
 from lab.agent import Agent
 from lab.chain import Chain, Mined
+from lab.host import Host
 from lab.http import HttpError
 from lab.lab import Lab
 from lab.nft import AccessNFT
@@ -26,22 +27,28 @@ class Mesh:
     _names: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))
 
     async def node(self, **settings: Any) -> Agent:
-        """A node in a new host, neither minted nor started.
+        """A node in a new host, neither minted nor started; it knows the endpoints of all before.
 
-        Its endpoint is known to all nodes that are made later; earlier ones learn it from it.
+        Earlier nodes learn its endpoint when it speaks to them.
         """
+        return await self._furnish(await self._boot(), **settings)
+
+    async def _boot(self) -> Host:
         name = f"n{next(self._names)}"
         host = await self.lab.host(name)
+        self.endpoints[name] = f"{host.ip4}:51820"
+        return host
+
+    async def _furnish(self, host: Host, **settings: Any) -> Agent:
         settings.setdefault("rpc_url", self.chain.url)
         agent = self.lab.agent(
             host,
-            name,
+            host.name,
             keys=await new_keys(),
             contract=self.nft.address,
             endpoints=dict(self.endpoints),
             **settings,
         )
-        self.endpoints[name] = f"{host.ip4}:51820"
         self.agents.append(agent)
         return agent
 
@@ -50,8 +57,9 @@ class Mesh:
         return await self.nft.mint(agent.node_id, agent.keys.public if key is None else key, to=to)
 
     async def join(self, count: int, **settings: Any) -> list[Agent]:
-        """Make, mint and start nodes, and wait until all are ready and know each other."""
-        agents = [await self.node(**settings) for _ in range(count)]
+        """Make, mint and start nodes, and wait until each has a session with each other."""
+        hosts = [await self._boot() for _ in range(count)]
+        agents = [await self._furnish(host, **settings) for host in hosts]
         for agent in agents:
             await self.mint(agent)
         for agent in agents:
@@ -59,7 +67,7 @@ class Mesh:
         for agent in agents:
             await agent.wait_ready()
         for agent in agents:
-            await self.has_peers(agent, *(a for a in agents if a is not agent))
+            await self.has_sessions(agent, *(a for a in agents if a is not agent))
         return agents
 
     async def has_peers(self, agent: Agent, *others: Agent, within: float = PATIENCE) -> None:
@@ -71,6 +79,16 @@ class Mesh:
 
         names = ", ".join(other.node_id for other in others) or "no peers"
         await until(look, f"{agent.node_id} has {names}", within=within, retry_on=(OSError,))
+
+    async def has_sessions(self, agent: Agent, *others: Agent) -> None:
+        """Wait until a node has exactly these peers, and a session with each."""
+        wanted = {other.keys.public for other in others}
+
+        async def look() -> bool:
+            peers = await agent.wg_peers()
+            return set(peers) == wanted and all(p.latest_handshake for p in peers.values())
+
+        await until(look, f"{agent.node_id} has sessions with all", retry_on=(OSError,))
 
     async def says(
         self, agent: Agent, what: str, look: Callable[[dict[str, Any]], object]

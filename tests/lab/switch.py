@@ -37,7 +37,11 @@ class Switch:
         switch = cls(number, f"sw{number}", addresses_of(number, 1))
         # A bridge that snoops would wait for a multicast querier before it passes neighbour
         # discovery; duplicate address detection would hold each address back for a second.
-        await run("ip", "link", "add", switch.name, "type", "bridge", "mcast_snooping", "0")
+        # A bridge without a fixed MAC takes the lowest of its ports': each host that is plugged in
+        # could change it, and the others would send to the old one until they ask again.
+        mac = f"02:00:00:00:00:{number:02x}"
+        link = ("ip", "link", "add", switch.name, "address", mac)
+        await run(*link, "type", "bridge", "mcast_snooping", "0")
         await run("ip", "addr", "add", str(switch.addresses.ip4), "dev", switch.name)
         await run("ip", "addr", "add", str(switch.addresses.ip6), "dev", switch.name, "nodad")
         await run("ip", "link", "set", switch.name, "up")

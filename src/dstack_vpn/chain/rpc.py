@@ -17,7 +17,7 @@ from dstack_vpn.chain.calls import Call, Refusal
 from dstack_vpn.chain.header import Header
 from dstack_vpn.chain.jsonrpc import RATE_LIMITS, MessageError, Reply, Request, RpcFault
 from dstack_vpn.config import provider_name
-from dstack_vpn.errors import BadAnswerError, ProviderError
+from dstack_vpn.errors import BadAnswerError, ChainError, ProviderError
 from dstack_vpn.mesh.snapshot import ProviderStatus
 
 MAX_ANSWER = 32 * 1024 * 1024
@@ -94,7 +94,8 @@ class Provider(ABC):
                     part = calls[start : start + MAX_BATCH]
                     results += self._results(part, await self._send(part))
         except TimeoutError:
-            error = ProviderError(self.name, f"no answer within {self._timeout:g} s")
+            asked = ", ".join(dict.fromkeys(call.method for call in calls))
+            error = ProviderError(self.name, f"no answer within {self._timeout:g} s to {asked}")
             self._note_failure(error, away=True)
             raise error from None
         except MessageError as problem:
@@ -157,6 +158,11 @@ class Provider(ABC):
         """The newest head that the endpoint told unasked since the last call, if it did."""
         return None
 
+    def blame(self, error: ChainError) -> None:
+        """Count an answer that was well-formed but is of no use, or was refuted later."""
+        self._failures += 1
+        self._last_error = str(error)
+
     def _check_pause(self) -> None:
         left = self._not_before - asyncio.get_running_loop().time()
         if left > 0:
@@ -166,8 +172,7 @@ class Provider(ABC):
 
     def _note_failure(self, error: ProviderError | BadAnswerError, *, away: bool) -> None:
         """Count a failure; one of the connection also earns a pause."""
-        self._failures += 1
-        self._last_error = str(error)
+        self.blame(error)
         if not away:
             return
         # What answers after this may be another server, or the same one after a new start.
