@@ -118,6 +118,7 @@ class Advance:
             elif isinstance(stated, Refusal):
                 problem = f"no state at block {target.number}: {stated.message} ({stated.code})"
                 errors[provider] = ProviderError(provider.name, problem)
+                provider.blame(errors[provider])
             else:
                 said[provider] = (target.hash, stated)
         hashes = {block_hash[:10] for block_hash, _ in said.values()}
@@ -184,7 +185,9 @@ class Advance:
             check_proof(checkpoint, nodes, stated)
         except BadAnswerError as error:
             problem = str(error).removeprefix(f"{error.check}: ")
-            raise UnprovenError(error.check, f"by {source.name}, {problem}") from None
+            unproven = UnprovenError(error.check, f"by {source.name}, {problem}")
+            source.blame(unproven)
+            raise unproven from None
         return steps
 
     def _in_window(self, first: int, last: int) -> range:

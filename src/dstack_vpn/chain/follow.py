@@ -298,8 +298,8 @@ class Follower:
         self._commit(journal, 0)
 
     def _source(self, target: Header, heads: Mapping[Provider, Header]) -> Provider:
-        """One that has the target; another one after each failure."""
-        able = [provider for provider, head in heads.items() if head.block == target.block]
+        """One that has the target, in the order of the settings; another one after a failure."""
+        able = [p for p in self._panel.providers if p in heads and heads[p].block == target.block]
         return able[self._turn % len(able)]
 
     def _commit(self, journal: Journal, undone: int) -> None:
