@@ -4,6 +4,8 @@ import itertools
 import os
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_interface
 
+from hypothesis import HealthCheck, settings
+
 from dstack_vpn.mesh.device import (
     AddPeer,
     DeviceChange,
@@ -13,6 +15,9 @@ from dstack_vpn.mesh.device import (
     WantedPeer,
 )
 from dstack_vpn.mesh.keys import PrivateKey, PublicKey
+
+patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+"""For property tests: how long an example takes says nothing on a machine that others use too."""
 
 _numbers = itertools.count(1)
 

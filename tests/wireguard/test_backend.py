@@ -1,5 +1,6 @@
 """One suite for every backend: what `backend.Backend` promises holds in memory and for real."""
 
+import random
 from collections.abc import AsyncIterator
 from ipaddress import ip_interface
 from pathlib import Path
@@ -8,8 +9,16 @@ import pytest
 import pytest_asyncio
 
 from dstack_vpn.errors import DeviceError
-from dstack_vpn.mesh.device import DeviceChange, RemovePeer, SeenDevice, UpdatePeer, WantedDevice
-from dstack_vpn.mesh.diff import diff
+from dstack_vpn.mesh.device import (
+    AddPeer,
+    DeviceChange,
+    PeerChange,
+    RemovePeer,
+    SeenDevice,
+    UpdatePeer,
+    WantedDevice,
+)
+from dstack_vpn.mesh.diff import diff, sorted_networks
 from dstack_vpn.mesh.keys import PrivateKey
 from dstack_vpn.wireguard.backend import Backend
 from dstack_vpn.wireguard.memory import MemoryDevice
@@ -195,3 +204,61 @@ async def test_5000_peers(backend: Backend) -> None:
     assert len((await bring(backend, many)).peers) == 5000
     few = device(PRIVATE_KEY, *map(peer, range(1, 3)), name=backend.name)
     assert len((await bring(backend, few)).peers) == 2
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_the_model_does_what_the_device_does(seed: int, tmp_path: Path) -> None:
+    """The device in memory and wireguard-go stay equal under the same changes, thefts included."""
+    need_lab()
+    chance = random.Random(seed)
+    name = unique_name()
+    real = UserspaceDevice(name, PRIVATE_KEY, marker_path=tmp_path / "marker")
+    model = MemoryDevice(name, PRIVATE_KEY)
+    await real.create()
+    await model.create()
+    try:
+        for _ in range(60):
+            change = random_change(chance, name)
+            said = []
+            for backend in (real, model):
+                try:
+                    await backend.apply(change)
+                    said.append("")
+                except DeviceError as error:
+                    said.append(str(error).partition(":")[0])
+            assert said[0] == said[1]
+            one, other = await look(real), await look(model)
+            assert one.peers == other.peers
+            assert (one.public_key, one.mtu, one.up) == (other.public_key, other.mtu, other.up)
+            assert one.addresses == other.addresses
+    finally:
+        await real.destroy()
+
+
+def random_change(chance: random.Random, name: str) -> DeviceChange:
+    """A change that no diff would make: unknown, foreign and contradicting peers."""
+    pool = [network for number in range(1, 5) for network in hosts(number)]
+    peers: list[PeerChange] = []
+    for number in chance.sample(range(1, 7), chance.randint(0, 4)):
+        allowed = tuple(sorted_networks(chance.sample(pool, chance.randint(0, 3))))
+        endpoint = chance.choice([None, at("192.0.2.1"), at("2001:db8::1", 9)])
+        keepalive = chance.choice([0, 0, 5, 70000])
+        wanted = peer(number, allowed_ips=allowed, endpoint=endpoint, keepalive=keepalive)
+        update = UpdatePeer(
+            key=key(number),
+            node_id="x",
+            allowed_ips=chance.choice([None, allowed]),
+            endpoint=endpoint,
+            keepalive=chance.choice([None, keepalive]),
+            changes=(),
+        )
+        removal = RemovePeer(key=key(number), reason="")
+        peers += chance.choice([[removal], [update], [AddPeer(peer=wanted)]])
+    return DeviceChange(
+        name=name,
+        set_key=chance.random() < 0.2,
+        mtu=chance.choice([None, 1300, 1420]),
+        up=chance.random() < 0.2,
+        add_addresses=(ip_interface("10.213.0.9/16"),) if chance.random() < 0.2 else (),
+        peers=tuple(peers),
+    )

@@ -12,7 +12,7 @@ from dstack_vpn.wireguard.conf import render_conf
 from dstack_vpn.wireguard.userspace import UserspaceDevice
 from lab.fixtures import need_lab
 from lab.process import run
-from wireguard.samples import at, device, key, peer, unique_name
+from wireguard.samples import at, device, key, patient, peer, unique_name
 
 PRIVATE_KEY = PrivateKey(bytes(range(1, 33)))
 WANTED = device(
@@ -65,6 +65,7 @@ def test_the_order_of_peers_does_not_matter() -> None:
     )
 
 
+@patient
 @given(st.text(max_size=200), st.text(max_size=200))
 def test_nothing_hostile_can_break_a_line(node_id: str, block_hash: str) -> None:
     """Whatever stands in a name or a hash, the file has the lines that it should have."""

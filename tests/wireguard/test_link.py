@@ -3,69 +3,13 @@
 from ipaddress import IPv4Network, ip_interface, ip_network
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from dstack_vpn.errors import DeviceError, HostError
 from dstack_vpn.mesh.device import DeviceChange
-from dstack_vpn.wireguard import command, link
-from dstack_vpn.wireguard.routes import Route, overlap, parse_routes
+from dstack_vpn.wireguard import link
 from lab.fixtures import need_lab
 from lab.process import run
 from wireguard.samples import unique_name
-
-MESH = IPv4Network("10.213.0.0/16")
-ROUTES = """[
- {"dst":"default","gateway":"192.0.2.1","dev":"eth0","flags":[]},
- {"dst":"0.0.0.0/1","dev":"tun0","flags":[]},
- {"dst":"192.0.2.0/24","dev":"eth0","protocol":"kernel","scope":"link","flags":[]},
- {"dst":"10.213.7.0/24","gateway":"192.0.2.9","dev":"eth0","flags":[]},
- {"dst":"10.213.0.0/16","dev":"wg0","protocol":"kernel","scope":"link","flags":[]},
- {"type":"blackhole","dst":"198.51.100.0/24","flags":[]},
- {"type":"local","dst":"192.0.2.5","dev":"eth0","table":"local","flags":[]},
- {"dst":"203.0.113.0/24","nexthops":[{"gateway":"192.0.2.1","dev":"eth0"}],"flags":[]}
-]"""
-
-
-def test_routes_are_read() -> None:
-    """Default routes, whole or in halves, are left out; without a gateway it is on-link."""
-    routes = parse_routes(ROUTES, version=4)
-    assert [str(route) for route in routes] == [
-        "192.0.2.0/24 dev eth0",
-        "10.213.7.0/24 dev eth0",
-        "10.213.0.0/16 dev wg0",
-        "198.51.100.0/24",
-        "192.0.2.5/32 dev eth0",
-        "203.0.113.0/24",
-    ]
-    assert [str(route.network) for route in routes if route.on_link] == [
-        "192.0.2.0/24",
-        "10.213.0.0/16",
-    ]
-    assert parse_routes("", version=4) == ()
-
-
-def test_a_range_that_the_host_uses_is_found() -> None:
-    """Routes inside or around the range count, those of our own interface do not."""
-    routes = parse_routes(ROUTES, version=4)
-    found = overlap(MESH, routes, ignoring="wg0")
-    assert found is not None
-    assert str(found) == "10.213.7.0/24 dev eth0"
-    assert overlap(IPv4Network("10.213.7.8/30"), routes, ignoring="wg0") == found
-    assert overlap(IPv4Network("10.99.0.0/16"), routes, ignoring="wg0") is None
-    own = [route for route in routes if route.device == "wg0"]
-    assert overlap(MESH, own, ignoring="wg0") is None
-    assert overlap(MESH, own, ignoring="wg1") == own[0]
-    assert overlap(ip_network("fd00::/48"), routes, ignoring="wg0") is None
-
-
-@given(st.ip_addresses(v=4), st.integers(2, 32), st.ip_addresses(v=4), st.integers(2, 32))
-def test_overlap_goes_both_ways(one: object, a: int, other: object, b: int) -> None:
-    """Of two ranges each overlaps the other or neither does."""
-    first, second = (ip_network(f"{ip}/{n}", strict=False) for ip, n in ((one, a), (other, b)))
-    assert (overlap(first, [Route(second, "x")], ignoring="") is None) == (
-        overlap(second, [Route(first, "x")], ignoring="") is None
-    )
 
 
 def test_a_link_is_read() -> None:
@@ -194,36 +138,3 @@ async def test_a_missing_interface_is_none() -> None:
     need_lab()
     assert await link.read("no-such-link") is None
     assert not link.exists("no-such-link")
-
-
-async def test_a_missing_program_is_a_mistake_of_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without iproute2 the sentence says what to install."""
-    monkeypatch.setenv("PATH", "/nonexistent")
-    with pytest.raises(HostError, match="install iproute2"):
-        await command.run("ip", "link")
-
-
-async def test_a_program_that_hangs_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No program can stop the loop."""
-    monkeypatch.setattr(command, "TIMEOUT", 0.05)
-    with pytest.raises(DeviceError, match=r"sleep 600 took longer than 0\.05 s"):
-        await command.run("sleep", "600")
-
-
-async def test_a_program_gets_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Programs see the search path and no other variable of ours."""
-    monkeypatch.setenv("WIREGUARD_PRIVATE_KEY", "secret")
-    names = {line.partition("=")[0] for line in (await command.run("env")).splitlines()}
-    assert names == {"PATH", "LC_ALL"}
-
-
-async def test_a_refusal_of_the_kernel_is_told_from_a_missing_right() -> None:
-    """Errors of rights end the agent with a sentence, others are tried again."""
-    with pytest.raises(HostError, match="NET_ADMIN"):
-        await command.run(
-            "sh", "-c", "echo 'RTNETLINK answers: Operation not permitted' >&2; exit 2"
-        )
-    with pytest.raises(DeviceError, match="failed: broken"):
-        await command.run("sh", "-c", "echo broken >&2; exit 1")
-    with pytest.raises(DeviceError, match="no reason given"):
-        await command.run("false")

@@ -26,7 +26,7 @@ from dstack_vpn.wireguard.uapi import (
     render,
     render_peers,
 )
-from wireguard.samples import at, hosts, key, peer
+from wireguard.samples import at, hosts, key, patient, peer
 
 PRIVATE_KEY = PrivateKey(bytes(range(1, 33)))
 SECRET = PRIVATE_KEY.raw.hex()
@@ -92,12 +92,14 @@ def complaint(answer: bytes) -> str:
     return ""
 
 
+@patient
 @given(answers())
 def test_an_answer_reads_back(device: UapiDevice) -> None:
     """Everything that a device reports about itself and its peers arrives."""
     assert parse_get(write(device)) == device
 
 
+@patient
 @given(answers(), st.data())
 def test_an_answer_that_was_cut_off_is_refused(device: UapiDevice, data: st.DataObject) -> None:
     """A part of an answer is never taken for the whole: missing peers would look removed."""
@@ -107,6 +109,7 @@ def test_an_answer_that_was_cut_off_is_refused(device: UapiDevice, data: st.Data
         parse_get(cut)
 
 
+@patient
 @given(st.binary(max_size=200))
 @example(b"")
 @example(b"errno=0\n\n\n\n")
@@ -116,6 +119,7 @@ def test_garbage_is_refused_with_a_sentence(garbage: bytes) -> None:
         assert complaint(text).startswith("the device") or parse_get(text) is not None
 
 
+@patient
 @given(
     st.sampled_from(["private_key", "public_key", "listen_port", "endpoint", "allowed_ip", "x y"]),
     st.text(max_size=30),
@@ -250,7 +254,8 @@ def test_an_unchanged_port_and_key_are_never_sent() -> None:
     assert (nothing.removals, nothing.settings, nothing.peers) == ((), None, ())
 
 
-@given(st.integers(0, 3 * CHUNK + 1), st.integers(0, CHUNK + 1))
+@pytest.mark.parametrize("additions", [0, 1, CHUNK, 3 * CHUNK + 1])
+@pytest.mark.parametrize("removals", [0, CHUNK - 1, CHUNK + 1])
 def test_large_changes_are_cut_into_pieces(additions: int, removals: int) -> None:
     """No request is about more than CHUNK peers, each is whole, and none is lost or reordered."""
     peers: list[PeerChange] = [
@@ -268,6 +273,7 @@ def test_large_changes_are_cut_into_pieces(additions: int, removals: int) -> Non
     assert not any(b"remove=true" in request.text for request in requests.peers)
 
 
+@patient
 @given(keys, st.lists(networks, max_size=5), st.integers(0, 65535))
 def test_a_request_has_one_line_per_fact(
     number: PublicKey, allowed: list[IpNetwork], keepalive: int

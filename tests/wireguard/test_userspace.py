@@ -17,7 +17,7 @@ from dstack_vpn.errors import DeviceError, HostError
 from dstack_vpn.mesh.device import SeenDevice
 from dstack_vpn.mesh.diff import diff
 from dstack_vpn.mesh.keys import PrivateKey
-from dstack_vpn.wireguard import channel, link, process
+from dstack_vpn.wireguard import channel, link, process, userspace
 from dstack_vpn.wireguard import marker as notes
 from dstack_vpn.wireguard.channel import connect
 from dstack_vpn.wireguard.conffile import write_conf
@@ -271,6 +271,12 @@ async def test_a_marker_of_another_boot_or_process_proves_nothing(
 # -- somebody else's
 
 
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waiting for what will never come takes its whole time at each call: shorten it."""
+    monkeypatch.setattr(userspace, "SETTLE_TIMEOUT", 0.1)
+
+
 async def untouched(name: str, made: UserspaceDevice, words: str) -> None:
     """Every method leaves the interface alone and says so, destroy in silence."""
     before = (await run("ip", "-o", "link", "show", "dev", name)).out
@@ -304,6 +310,7 @@ async def test_a_foreign_device_without_a_key_is_left_alone(
     await theirs.destroy()
 
 
+@pytest.mark.usefixtures("soon")
 async def test_an_interface_of_another_kind_is_left_alone(name: str, make: Make) -> None:
     """A name that a bridge, a VPN or the kernel's WireGuard has is taken."""
     await run("ip", "link", "add", name, "type", "bridge")
@@ -313,6 +320,7 @@ async def test_an_interface_of_another_kind_is_left_alone(name: str, make: Make)
         await run("ip", "link", "delete", name)
 
 
+@pytest.mark.usefixtures("soon")
 async def test_a_device_in_another_network_namespace_is_left_alone(name: str, make: Make) -> None:
     """Sockets are named alike in all namespaces that share /run; the process tells them apart."""
     with foreign("unshare", "--net", "wireguard-go", "-f", name):
@@ -403,6 +411,22 @@ async def test_a_removal_is_not_held_up_by_a_taken_port(make: Make) -> None:
         assert dict((await look(made)).peers) == {}
     await made.apply(diff(wanted, await made.seen()))
     assert not diff(wanted, await made.seen())
+
+
+async def test_a_tool_that_holds_the_lock_is_waited_for_in_vain(
+    name: str, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody who stops in the middle of a set blocks the device: an error in time, then over."""
+    monkeypatch.setattr(channel, "TIMEOUT", 0.2)
+    made = make()
+    before = await bring(made)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stalled:
+        stalled.connect(str(socket_of(name)))
+        stalled.sendall(b"set=1\n")
+        await asyncio.sleep(0.05)
+        with pytest.raises(DeviceError, match="did not answer"):
+            await made.seen()
+    assert await made.seen() == before
 
 
 async def test_a_full_disk_does_not_stop_the_device(name: str, make: Make) -> None:

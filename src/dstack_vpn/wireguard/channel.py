@@ -97,9 +97,8 @@ async def connect(name: str, path: Path) -> AsyncIterator[Channel | None]:
         except PermissionError:
             raise HostError(f"no right to speak to {path}: run as root") from None
         except OSError as error:  # a time-out is one too
-            raise DeviceError(
-                f"{name}: cannot connect to {path} ({error.strerror or 'time-out'})"
-            ) from None
+            reason = error.strerror or str(error) or "time-out"
+            raise DeviceError(f"{name}: cannot connect to {path} ({reason})") from None
         else:
             channel = Channel(name, sock)
         yield channel

@@ -146,13 +146,13 @@ class MemoryDevice:
                 return True  # done before
             case AddPeer(peer=peer):
                 if self.device is not None and peer.key == self.device.public_key:
-                    return True  # its own key is ignored without a word
+                    return _valid(peer.keepalive)  # its own key is ignored without a word
                 self.peers.setdefault(peer.key, _fresh(peer.key))
                 self.allowed.setdefault(peer.key, set())
                 return self._set(peer.key, peer.allowed_ips, peer.endpoint, peer.keepalive)
             case UpdatePeer(key=key):
                 if key not in self.peers:
-                    return True
+                    return _valid(change.keepalive)
                 return self._set(key, change.allowed_ips, change.endpoint, change.keepalive)
 
     def _set(
@@ -162,14 +162,15 @@ class MemoryDevice:
         endpoint: SocketAddress | None,
         keepalive: int | None,
     ) -> bool:
-        if key in self.refused or (keepalive is not None and not 0 <= keepalive <= 65535):
+        if key in self.refused:
             return False  # the peer is there by now, as on a real device
-        peer = self.peers[key]
-        self.peers[key] = replace(
-            peer,
-            endpoint=peer.endpoint if endpoint is None else endpoint,
-            keepalive=peer.keepalive if keepalive is None else keepalive,
-        )
+        # In the order of the lines of a request: what stands before the refused line is in force.
+        if endpoint is not None:
+            self.peers[key] = replace(self.peers[key], endpoint=endpoint)
+        if keepalive is not None:
+            if not _valid(keepalive):
+                return False
+            self.peers[key] = replace(self.peers[key], keepalive=keepalive)
         if allowed_ips is not None:
             self._disown(key)
             for network in allowed_ips:
@@ -188,6 +189,10 @@ class MemoryDevice:
         for network in self.allowed[key]:
             del self.owners[network]
         self.allowed[key].clear()
+
+
+def _valid(keepalive: int | None) -> bool:
+    return keepalive is None or 0 <= keepalive <= 65535
 
 
 def _fresh(key: PublicKey) -> SeenPeer:

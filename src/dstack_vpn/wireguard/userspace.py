@@ -232,17 +232,23 @@ class UserspaceDevice:
             log.warning("device.mute_ended", device=self._name, pid=left.pid)
             await process.end(left)
         self._known = None
-        deadline = time.monotonic() + process.PATIENCE
-        while link.exists(self._name) or await self._answered():
-            if time.monotonic() > deadline:
-                raise DeviceError(f"{self._name} does not go away")
-            await asyncio.sleep(process.POLL)
+        if not await self._gone():
+            raise DeviceError(f"{self._name} does not go away")
         with contextlib.suppress(OSError):  # not there, or a read-only directory
             self._socket.unlink()
 
-    async def _answered(self) -> bool:
-        async with connect(self._name, self._socket) as channel:
-            return channel is not None
+    async def _gone(self) -> bool:
+        """Wait until neither interface nor listener is left; False when they stay.
+
+        The kernel takes both away some time after the process has ended.
+        """
+        deadline = time.monotonic() + process.PATIENCE
+        while time.monotonic() < deadline:
+            async with connect(self._name, self._socket) as channel:
+                if channel is None and not link.exists(self._name):
+                    return True
+            await asyncio.sleep(process.POLL)
+        return False
 
     async def _start(self) -> None:
         marker.write(self._marker_path, Marker.now(self._name))
@@ -272,6 +278,7 @@ class UserspaceDevice:
                 raise DeviceError(f"{self._program} did not answer within {START_TIMEOUT:g} s")
             await asyncio.sleep(process.POLL)
         marker.remove(self._marker_path)
+        await self._gone()
         raise tun.why_not(self._name, self._program, SOCKETS)
 
     async def _set_peers(self, channel: Channel, request: Request) -> list[str]:
