@@ -14,14 +14,12 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
-from eth_abi.abi import decode, encode
-from eth_abi.exceptions import DecodingError
-from eth_utils.address import to_checksum_address
 
 from dstack_vpn.chain.calls import Call, Refusal
+from dstack_vpn.chain.checksum import to_checksum
 from dstack_vpn.chain.header import parse_bytes, parse_quantity
 from dstack_vpn.chain.keccak import keccak256
-from dstack_vpn.chain.revert import explain_revert
+from dstack_vpn.chain.revert import abi_decode, explain_revert
 from dstack_vpn.chain.rpc_http import HttpProvider
 from dstack_vpn.errors import BadAnswerError, ChainError, ProviderError, UserError, WrongChainError
 from dstack_vpn.mesh.membership import Address
@@ -106,7 +104,7 @@ class ContractAdmin:
             wanted = f"NETWORK {self.network.name} is chain {self.network.chain_id}"
             raise WrongChainError(f"{name} serves chain {chain_id}, but {wanted}")
         if deployed and not await self.code():
-            address = to_checksum_address(self.contract)
+            address = to_checksum(self.contract)
             raise WrongChainError(
                 f"there is no contract at CONTRACT_ADDRESS {address} on {self.network.name}"
             )
@@ -132,11 +130,11 @@ class ContractAdmin:
         answer = await self.provider.attempt("eth_call", call, "latest", parse=parse_bytes)
         if isinstance(answer, Refusal):
             raise self._refused(signature, answer)
-        try:
-            return decode(returns.split(","), answer)
-        except (DecodingError, UnicodeDecodeError, OverflowError):
+        values = abi_decode(returns.split(","), answer)
+        if values is None:
             name = signature.partition("(")[0]
-            raise BadAnswerError("abi", f"{name} answered with something else") from None
+            raise BadAnswerError("abi", f"{name} answered with something else")
+        return values
 
     async def write(
         self,
@@ -177,7 +175,7 @@ class ContractAdmin:
             "gas": gas,
             "value": 0,
             "data": data,
-            **({} if create else {"to": to_checksum_address(self.contract)}),
+            **({} if create else {"to": to_checksum(self.contract)}),
             **fees,
         }
         signed = account.sign_transaction(transaction)
@@ -286,6 +284,8 @@ class ContractAdmin:
 
 def calldata(signature: str, *arguments: object) -> bytes:
     """Encode a call, such as ``calldata("burn(uint256)", 7)``."""
+    from eth_abi.abi import encode  # noqa: PLC0415 - slow to import, and reads do without
+
     types = signature.partition("(")[2].removesuffix(")")
     return keccak256(signature.encode())[:4] + encode(types.split(",") if types else [], arguments)
 

@@ -8,10 +8,7 @@ is quoted and shortened.
 import base64
 from typing import Any
 
-from eth_abi.abi import decode
-from eth_abi.exceptions import DecodingError
-from eth_utils.address import to_checksum_address
-
+from dstack_vpn.chain.checksum import to_checksum
 from dstack_vpn.chain.keccak import keccak256
 
 # The format is the Solidity ABI's: 4 bytes of keccak-256 over the signature, then the arguments.
@@ -84,13 +81,23 @@ def explain_revert(data: bytes) -> str:
         types, names = _parameters(declaration)
         if data[:4] != selector(declaration):
             continue
-        try:
-            values = decode(types, data[4:])
-        except (DecodingError, UnicodeDecodeError, OverflowError):
+        if (values := abi_decode(types, data[4:])) is None:
             break
         shown = {n: _show(t, v) for n, t, v in zip(names, types, values, strict=True)}
         return sentence.format(**shown)
     return f"it gave an error that this version does not know (0x{data[:4].hex()})"
+
+
+def abi_decode(types: list[str], data: bytes) -> tuple[Any, ...] | None:
+    """Decode values; None when the data is not of these types."""
+    # Slow to import, and most commands do without.
+    from eth_abi.abi import decode  # noqa: PLC0415
+    from eth_abi.exceptions import DecodingError  # noqa: PLC0415
+
+    try:
+        return decode(types, data)
+    except (DecodingError, UnicodeDecodeError, OverflowError):
+        return None
 
 
 def selector(declaration: str) -> bytes:
@@ -108,7 +115,7 @@ def _parameters(declaration: str) -> tuple[list[str], list[str]]:
 
 def _show(kind: str, value: Any) -> str:
     if kind == "address":
-        return str(to_checksum_address(value))
+        return str(to_checksum(value))
     if kind == "bytes32":
         return base64.b64encode(value).decode("ascii")
     if kind == "string":

@@ -3,9 +3,9 @@
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from eth_utils.address import to_checksum_address
 
 from dstack_vpn.chain.admin import ContractAdmin, artifact, calldata
+from dstack_vpn.chain.checksum import to_checksum
 from dstack_vpn.chain.keccak import keccak256
 from dstack_vpn.cli.options import AsJson, Commands, EnvFile, examples
 from dstack_vpn.cli.parse import parse_address, parse_public_key
@@ -27,7 +27,7 @@ def deploy(signing: Signing) -> Outcome:
     """Make a new membership contract; the account that signs becomes its owner."""
     receipt, account, settings = deploy_contract(signing)
     assert receipt.created is not None
-    address = to_checksum_address(receipt.created)
+    address = to_checksum(receipt.created)
     return Outcome(
         text=(
             f"deployed on {settings.network.name} in block {receipt.block}, owned by"
@@ -56,11 +56,11 @@ def info(env_file: EnvFile = None, as_json: AsJson = False) -> None:
         (next_token,) = await admin.view("nextTokenId()")
         code_hash = "0x" + keccak256(await admin.code()).hex()
         return {
-            "contract": to_checksum_address(settings.contract),
+            "contract": to_checksum(settings.contract),
             "network": settings.network.name,
             "chainId": settings.network.chain_id,
-            "owner": to_checksum_address(owner),
-            "pendingOwner": None if pending == ZERO else to_checksum_address(pending),
+            "owner": to_checksum(owner),
+            "pendingOwner": None if pending == ZERO else to_checksum(pending),
             "activeNodes": members,
             "tokensMinted": next_token - 1,
             "revision": revision,
@@ -97,7 +97,7 @@ def guardian(
     remove: Annotated[bool, typer.Option("--remove", help="End it instead.")] = False,
 ) -> Outcome:
     """Make an account a guardian, who may revoke and nothing else. Signed by the owner."""
-    who = to_checksum_address(parse_address("ADDRESS", account))
+    who = to_checksum(parse_address("ADDRESS", account))
     said = "is no guardian any more" if remove else "may revoke nodes"
     return _call(signing, f"{who} {said}", "setGuardian(address,bool)", who, not remove)
 
@@ -105,7 +105,7 @@ def guardian(
 @signed
 def transfer(signing: Signing, account: Account) -> Outcome:
     """Name a successor for the owner, who stays until `contract accept`. Signed by the owner."""
-    who = to_checksum_address(parse_address("ADDRESS", account))
+    who = to_checksum(parse_address("ADDRESS", account))
     text = f"{who} may become the owner, by `dstack-vpn contract accept`"
     return _call(signing, text, "transferContractOwnership(address)", who)
 

@@ -4,9 +4,9 @@ import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from eth_utils.address import to_checksum_address
 
 from dstack_vpn.chain.admin import ContractAdmin, calldata
+from dstack_vpn.chain.checksum import to_checksum
 from dstack_vpn.cli.options import Commands, NodeRef, examples
 from dstack_vpn.cli.parse import (
     parse_address,
@@ -44,7 +44,7 @@ def register(
     its holder sets a key.
     """
     name = parse_node_id("NODE_ID", node_id)
-    holder = to_checksum_address(parse_address("--to", to))
+    holder = to_checksum(parse_address("--to", to))
     public_key = parse_public_key("--key", key).text if key else ""
 
     async def build(_admin: ContractAdmin, _account: "LocalAccount") -> bytes:
@@ -113,7 +113,7 @@ def transfer(signing: Signing, node: NodeRef, to: To) -> Outcome:
     The node is out at once, the key that it had is spent, and it comes back when the new holder
     sets a key.
     """
-    receiver = to_checksum_address(parse_address("--to", to))
+    receiver = to_checksum(parse_address("--to", to))
     found: list[Named] = []
 
     async def build(admin: ContractAdmin, _account: "LocalAccount") -> bytes:

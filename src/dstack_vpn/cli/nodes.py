@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from eth_utils.address import to_checksum_address
-
+from dstack_vpn.chain.checksum import to_checksum
 from dstack_vpn.cli.options import AsJson, Commands, EnvFile, NodeRef, examples
 from dstack_vpn.cli.session import read_membership, read_settings, unknown_node
 from dstack_vpn.cli.show import moment, plain, put, put_facts, put_json, put_table
@@ -77,7 +76,7 @@ def _facts(settings: Settings, membership: Membership, decision: Decision) -> di
     plan = AddressPlan.of(membership.chain_id, membership.contract, settings.ipv4_range)
     addresses = plan.interfaces(node.token_id) if plan.addressable(node.token_id) else ()
     return render_decision(decision) | {
-        "holder": to_checksum_address(node.holder),
+        "holder": to_checksum(node.holder),
         "endpoint": node.endpoint,
         "addresses": [str(a.ip) for a in addresses],
         "createdAt": node.created_at,

@@ -3,8 +3,7 @@
 import re
 from datetime import UTC, datetime
 
-from eth_utils.address import is_checksum_address
-
+from dstack_vpn.chain.checksum import to_checksum
 from dstack_vpn.errors import SettingError
 from dstack_vpn.mesh.access import is_node_id
 from dstack_vpn.mesh.keys import PublicKey
@@ -24,7 +23,7 @@ def parse_address(argument: str, text: str) -> Address:
         raise SettingError(argument, "is not an address", accepted)
     digits = text[2:]
     mixed = digits not in (digits.lower(), digits.upper())
-    if mixed and not is_checksum_address(text):
+    if mixed and to_checksum(text) != text:
         raise SettingError(argument, "has a typing error: its checksum is wrong", accepted)
     if not int(digits, 16):
         raise SettingError(argument, "is the zero address, which nobody controls", accepted)

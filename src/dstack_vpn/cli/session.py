@@ -169,18 +169,24 @@ async def find_node(admin: ContractAdmin, text: str) -> Named:
     by_name = 0
     if not sharp:
         (by_name,) = await admin.view("getTokenIdByNodeId(string)", text)
-    if by_name and number is not None and by_name != number:
-        next_token = (await admin.view("nextTokenId()"))[0]
-        if number < next_token:
-            raise UserError(
-                f"NODE {text} is the node id of token {by_name} and a token id too; accepted:"
-                f" #{by_name} or #{number}"
-            )
+    if by_name and number not in (None, by_name) and await _exists(admin, number):
+        raise UserError(
+            f"NODE {text} is the node id of token {by_name} and a token id too; accepted:"
+            f" #{by_name} or #{number}"
+        )
     token_id = by_name or number
     if not token_id:
         raise unknown_node(text)
     node_id = (await admin.view("getNodeAccess(uint256)", token_id, returns=NODE_ACCESS))[0]
     return Named(token_id=token_id, node_id=node_id)
+
+
+async def _exists(admin: ContractAdmin, token_id: int | None) -> bool:
+    try:
+        await admin.view("ownerOf(uint256)", token_id, returns="address")
+    except UserError:
+        return False
+    return True
 
 
 NODE_ACCESS = "string,string,uint256,bool"
