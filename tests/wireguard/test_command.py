@@ -1,5 +1,7 @@
 """Programs: what they get of ours, and how their end is told."""
 
+import asyncio
+
 import pytest
 
 from dstack_vpn.errors import DeviceError, HostError
@@ -10,6 +12,19 @@ async def test_a_missing_program_is_a_mistake_of_the_host(monkeypatch: pytest.Mo
     """Without iproute2 the sentence says what to install."""
     monkeypatch.setenv("PATH", "/nonexistent")
     with pytest.raises(HostError, match="install iproute2"):
+        await command.run("ip", "link")
+
+
+async def test_a_machine_without_room_for_a_process_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A full process table passes; it must not end the agent."""
+
+    async def full(*_: object, **__: object) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", full)
+    with pytest.raises(DeviceError, match="ip cannot be run: Resource temporarily"):
         await command.run("ip", "link")
 
 

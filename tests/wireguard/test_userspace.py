@@ -17,13 +17,14 @@ from dstack_vpn.errors import DeviceError, HostError
 from dstack_vpn.mesh.device import SeenDevice
 from dstack_vpn.mesh.diff import diff
 from dstack_vpn.mesh.keys import PrivateKey
-from dstack_vpn.wireguard import channel, link, process, userspace
+from dstack_vpn.wireguard import channel, claim, link, process
 from dstack_vpn.wireguard import marker as notes
 from dstack_vpn.wireguard.channel import connect
+from dstack_vpn.wireguard.claim import SOCKETS
 from dstack_vpn.wireguard.conffile import write_conf
 from dstack_vpn.wireguard.marker import Marker
 from dstack_vpn.wireguard.process import Process
-from dstack_vpn.wireguard.userspace import SOCKETS, UserspaceDevice
+from dstack_vpn.wireguard.userspace import UserspaceDevice
 from lab.fixtures import need_lab
 from lab.process import run
 from lab.waiting import until
@@ -274,7 +275,7 @@ async def test_a_marker_of_another_boot_or_process_proves_nothing(
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Waiting for what will never come takes its whole time at each call: shorten it."""
-    monkeypatch.setattr(userspace, "SETTLE_TIMEOUT", 0.1)
+    monkeypatch.setattr(claim, "SETTLE_TIMEOUT", 0.1)
 
 
 async def untouched(name: str, made: UserspaceDevice, words: str) -> None:

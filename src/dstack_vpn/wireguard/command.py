@@ -38,6 +38,8 @@ async def run(*argv: str, stdin: str = "") -> str:
         )
     except FileNotFoundError:
         raise HostError(f"{argv[0]} is not installed: install iproute2") from None
+    except OSError as error:  # no process or memory left
+        raise DeviceError(f"{argv[0]} cannot be run: {error.strerror}") from None
     try:
         async with asyncio.timeout(TIMEOUT):
             out, err = await process.communicate(stdin.encode())

@@ -4,9 +4,7 @@ The reconciler speaks to it through `backend.Backend`. wireguard-go is a process
 session of its own: when the agent is killed or replaced, packets go on, and the next agent adopts
 the device as it finds it. Only `destroy` ends it.
 
-Whose is it? Before anything is changed the device must be ours: its public key is ours, or the
-process at the other end of its socket (SO_PEERCRED, unix(7)) is the one in our marker. Everything
-else is somebody else's interface and is left alone with a sentence.
+Whether a device of the name is ours at all is answered by `claim.py`, at each step anew.
 """
 
 import asyncio
@@ -14,8 +12,6 @@ import contextlib
 import os
 import re
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import structlog
@@ -23,21 +19,17 @@ import structlog
 from dstack_vpn.errors import DeviceError, HostError
 from dstack_vpn.mesh.device import AddPeer, DeviceChange, SeenDevice, UpdatePeer
 from dstack_vpn.mesh.keys import PrivateKey
-from dstack_vpn.wireguard import link, marker, process, tun
+from dstack_vpn.wireguard import link, process, tun
 from dstack_vpn.wireguard.channel import Channel, connect
+from dstack_vpn.wireguard.claim import SOCKETS, Claim
 from dstack_vpn.wireguard.command import clean_environment
-from dstack_vpn.wireguard.marker import Marker
 from dstack_vpn.wireguard.process import Process
 from dstack_vpn.wireguard.uapi import Request, render, render_peers
 
 log = structlog.get_logger(component="wireguard")
 
-SOCKETS = Path("/var/run/wireguard")
-"""Where wireguard-go puts its socket; fixed in its source."""
 START_TIMEOUT = 10.0
 """Seconds until a new device must answer."""
-SETTLE_TIMEOUT = 1.0
-"""Seconds until an interface without a socket, or a socket without one, is taken to stay so."""
 BIND_TIMEOUT = 2.0
 """Seconds until a device that was brought up must have its UDP socket."""
 
@@ -70,10 +62,8 @@ class UserspaceDevice:
             raise ValueError(f"{name!r} is no interface name")
         self._name = name
         self._private_key = private_key
-        self._marker_path = marker_path
         self._program = program
-        self._socket = SOCKETS / f"{name}.sock"
-        self._known: Process | None = None
+        self._claim = Claim(name, private_key.public, marker_path)
         self.warnings: tuple[str, ...] = ()
         """What hampers the device without stopping it, as sentences."""
 
@@ -85,7 +75,7 @@ class UserspaceDevice:
     async def seen(self) -> SeenDevice | None:
         """See `Backend.seen`."""
         state = await link.read(self._name)
-        async with self._reach() as channel:
+        async with self._claim.reach() as channel:
             if channel is None or state is None:
                 return None
             device = await channel.get()
@@ -101,7 +91,7 @@ class UserspaceDevice:
 
     async def create(self) -> None:
         """See `Backend.create`."""
-        async with self._reach() as channel:
+        async with self._claim.reach() as channel:
             if channel is not None:
                 log.info("device.adopted", device=self._name, pid=channel.pid)
                 return
@@ -111,7 +101,7 @@ class UserspaceDevice:
     async def apply(self, change: DeviceChange) -> None:
         """See `Backend.apply`."""
         requests = render(change, self._private_key)
-        async with self._reach() as channel:
+        async with self._claim.reach() as channel:
             if channel is None:
                 raise DeviceError(f"{self._name} is gone")
             refused: list[str] = []
@@ -131,7 +121,7 @@ class UserspaceDevice:
     async def destroy(self) -> None:
         """See `Backend.destroy`."""
         try:
-            async with self._reach() as channel:
+            async with self._claim.reach() as channel:
                 owner = None if channel is None else Process.of(channel.pid)
                 if channel is not None and owner is None:
                     # It listens outside of our PID namespace: it goes with its interface.
@@ -142,116 +132,25 @@ class UserspaceDevice:
         if owner is not None:
             await process.end(owner)
         await self._clear()
-        marker.remove(self._marker_path)
+        self._claim.drop()
         log.info("device.destroyed", device=self._name)
-
-    @asynccontextmanager
-    async def _reach(self) -> AsyncIterator[Channel | None]:
-        """Connect to the device if it is ours; None when there is none that could be spoken to.
-
-        Raises:
-            HostError: the interface or its socket belongs to somebody else.
-            DeviceError: it is there but does not answer.
-        """
-        await self._settle()
-        async with connect(self._name, self._socket) as channel:
-            exists = link.exists(self._name)
-            if channel is None:
-                if exists and self._marked() is None:
-                    raise HostError(
-                        f"interface {self._name} is taken by another program (it has no socket "
-                        f"{self._socket}): choose another name, or take it down"
-                    )
-                yield None
-            else:
-                await self._require_ours(channel, exists=exists)
-                yield channel if exists else None
-
-    async def _settle(self) -> None:
-        """Wait until interface and socket agree.
-
-        While a process starts or ends one of them is there without the other for some
-        milliseconds. Taken for somebody else's, our own device would then end the agent.
-        """
-        deadline = time.monotonic() + SETTLE_TIMEOUT
-        while time.monotonic() < deadline:
-            async with connect(self._name, self._socket) as channel:
-                if channel is None:
-                    settled = not link.exists(self._name) or self._marked() is not None
-                else:
-                    lives = channel.pid == 0 or Process.of(channel.pid) is not None
-                    settled = lives and link.exists(self._name)
-            if settled:
-                return
-            await asyncio.sleep(process.POLL)
-
-    async def _require_ours(self, channel: Channel, *, exists: bool) -> None:
-        owner = Process.of(channel.pid)
-        if owner is not None and owner == self._known:
-            return
-        if owner is not None and not owner.shares_our_network:
-            raise HostError(
-                f"the name {self._name} is taken by process {owner.pid} in another network "
-                f"namespace, which shares {SOCKETS} with this one: choose another name"
-            )
-        note = marker.read(self._marker_path)
-        if note is not None and owner is not None and note.names(self._name, owner, keyless=False):
-            self._known = owner
-            return
-        # Only now the device is asked: a marked one stays ours even when it cannot answer.
-        public_key = (await channel.get()).public_key
-        ours = public_key == self._private_key.public or (
-            note is not None
-            and owner is not None
-            and note.names(self._name, owner, keyless=public_key is None)
-        )
-        if not ours:
-            raise HostError(
-                f"interface {self._name} is taken by a WireGuard device with another key: "
-                "choose another name, or take it down"
-            )
-        if owner is not None and exists:
-            self._known = owner
-            marker.write(self._marker_path, Marker.now(self._name, owner))
-
-    def _marked(self) -> Process | None:
-        """The process of our marker, if it still runs."""
-        note = marker.read(self._marker_path)
-        if note is None or note.process is None:
-            return None
-        ours = note.names(self._name, note.process, keyless=False) and note.process.alive
-        return note.process if ours else None
 
     async def _clear(self) -> None:
         """End what is left of a device of ours that cannot be spoken to, and wait until it is gone.
 
         A device whose socket is gone could not be told of a revocation, so it may not go on.
         """
-        left = self._marked()
+        left = self._claim.left_over()
         if left is not None:
             log.warning("device.mute_ended", device=self._name, pid=left.pid)
             await process.end(left)
-        self._known = None
-        if not await self._gone():
+        if not await self._claim.gone():
             raise DeviceError(f"{self._name} does not go away")
         with contextlib.suppress(OSError):  # not there, or a read-only directory
-            self._socket.unlink()
-
-    async def _gone(self) -> bool:
-        """Wait until neither interface nor listener is left; False when they stay.
-
-        The kernel takes both away some time after the process has ended.
-        """
-        deadline = time.monotonic() + process.PATIENCE
-        while time.monotonic() < deadline:
-            async with connect(self._name, self._socket) as channel:
-                if channel is None and not link.exists(self._name):
-                    return True
-            await asyncio.sleep(process.POLL)
-        return False
+            self._claim.socket.unlink()
 
     async def _start(self) -> None:
-        marker.write(self._marker_path, Marker.now(self._name))
+        self._claim.stake(None)
         # Foreground for wireguard-go means that the process we start is the one that listens, so
         # that its socket and our marker name the same pid. Its log would never stop growing.
         environment = clean_environment() | {
@@ -261,24 +160,23 @@ class UserspaceDevice:
         try:
             owner = process.spawn((self._program, "-f", self._name), environment)
         except HostError:
-            marker.remove(self._marker_path)
+            self._claim.drop()
             raise
         if owner is not None:
-            marker.write(self._marker_path, Marker.now(self._name, owner))
+            self._claim.stake(owner)
         deadline = time.monotonic() + START_TIMEOUT
         while owner is not None and owner.alive:
-            async with connect(self._name, self._socket) as channel:
+            async with connect(self._name, self._claim.socket) as channel:
                 if channel is not None and channel.pid == owner.pid:
                     await channel.get()
-                    self._known = owner
                     log.info("device.created", device=self._name, pid=owner.pid)
                     return
             if time.monotonic() > deadline:
                 await process.end(owner)
                 raise DeviceError(f"{self._program} did not answer within {START_TIMEOUT:g} s")
             await asyncio.sleep(process.POLL)
-        marker.remove(self._marker_path)
-        await self._gone()
+        self._claim.drop()
+        await self._claim.gone()
         raise tun.why_not(self._name, self._program, SOCKETS)
 
     async def _set_peers(self, channel: Channel, request: Request) -> list[str]:
