@@ -382,7 +382,7 @@ async def test_providers_are_left_alone_for_a_while_after_a_failure(contract: Ac
         sent = case.proxy.requests
         for _ in range(20):
             view = await case.follower.poll()
-            assert "left alone" in (view.last_error or "")
+            assert "code -32016" in (view.last_error or "")
         assert case.proxy.requests == sent
         case.proxy.alter = lambda call, reply: None
 
@@ -390,3 +390,56 @@ async def test_providers_are_left_alone_for_a_while_after_a_failure(contract: Ac
             return (await case.follower.poll()).last_error is None
 
         await until(well, "the pause ends")
+
+
+async def test_two_of_three_outvote_a_liar_but_not_two_silent_ones(contract: AccessNFT) -> None:
+    """Where a quorum is set, one liar changes nothing, and silence never makes it smaller."""
+    url = contract.chain.url
+    async with (
+        Proxy.open(url) as second,
+        case_of(contract, url, at(second.url, 2), quorum=2) as case,
+    ):
+        case.proxy.alter = REFUSED["history forged"]
+        await contract.set_endpoint(case.token, "198.51.100.7:1")
+        await case.follower.poll()
+        await assert_same(case.follower, contract)
+        before = case.follower.view.membership
+        case.proxy.alter = refuse("eth_getBlockByNumber", -32005)
+        await contract.set_endpoint(case.token, "198.51.100.7:2")
+        await case.follower.poll()
+        await assert_same(case.follower, contract)
+        assert case.follower.view.membership != before
+        before = case.follower.view.membership
+        second.alter = refuse("eth_getBlockByNumber", -32005)
+        await contract.revoke(case.token)
+        view = await case.follower.poll()
+        assert view.membership == before
+        assert view.last_error is not None
+
+
+async def test_a_resync_never_goes_below_what_is_verified(contract: AccessNFT) -> None:
+    """A node that is behind when the tokens are to be read anew does not bring anybody back."""
+    async with case_of(contract, rollback_patience=60.0) as case:
+        old = await contract.chain.rpc("eth_getBlockByNumber", "latest", False)
+        await contract.revoke(case.token)
+        await case.follower.poll()
+        after = case.follower.view.membership
+        case.proxy.alter = on("eth_getLogs", lambda logs: [])
+        await contract.mint("b", new_key())
+        await case.follower.poll()
+        heads = 0
+
+        def alter(call: Call, reply: Reply) -> Reply | None:
+            nonlocal heads
+            if call["method"] == "eth_getLogs":
+                return {**reply, "result": []}
+            if call["params"][:1] == ["latest"]:
+                heads += 1
+            # New for the first look, old from then on.
+            return pinned(old)(call, reply) if heads > 1 else None
+
+        case.proxy.alter = alter
+        view = await case.follower.poll()
+        assert heads > 1
+        assert view.membership == after
+        assert "behind block" in (view.last_error or "")

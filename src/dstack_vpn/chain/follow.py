@@ -239,7 +239,10 @@ class Follower:
         # Whatever led here, it may be that a provider is no longer what it was.
         self._panel.distrust()
         heads, answers = await self._panel.heads()
-        await self._resync(self._target(heads, answers), heads, known=journal)
+        target = self._target(heads, answers)
+        if target.block.number < head.number:
+            await self._allow_shorter(head, target.block)
+        await self._resync(target, heads, known=journal)
 
     async def _confirm(self, block: Block, heads: Mapping[Provider, Header]) -> None:
         """Ask whoever is further whether a block is on his chain."""
@@ -308,6 +311,8 @@ class Follower:
         assert panel.identity is not None
         self._journal = journal
         self._agreed_at = self._now()
+        if self._last_error is not None:
+            log.info("chain.progress", block=head.block.number)
         self._last_error = None
         self._shorter_since = None
         self._unproven = 0

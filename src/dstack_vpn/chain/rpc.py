@@ -47,7 +47,7 @@ class Provider(ABC):
             timeout: seconds until an answer must be complete.
         """
         self.name = provider_name(url, number)
-        self.host = urlsplit(url).hostname or ""
+        self.host = (urlsplit(url).hostname or "").rstrip(".")
         self.generation = 0
         """Goes up whenever the endpoint may have become another one behind our back; whoever relies
         on chain id, genesis or code checks them again then."""
@@ -63,6 +63,7 @@ class Provider(ABC):
         self._failed_in_row = 0
         self._last_error: str | None = None
         self._not_before = 0.0
+        self._paused_for = ""
 
     def __repr__(self) -> str:
         return f"<Provider {self.name}>"
@@ -164,17 +165,16 @@ class Provider(ABC):
         self._last_error = str(error)
 
     def _check_pause(self) -> None:
-        left = self._not_before - asyncio.get_running_loop().time()
-        if left > 0:
-            raise ProviderError(
-                self.name, f"left alone for {left:.1f} s after a failure ({self._last_error})"
-            )
+        if asyncio.get_running_loop().time() < self._not_before:
+            # The same words as at first: to whoever reads them nothing new has happened.
+            raise ProviderError(self.name, self._paused_for)
 
     def _note_failure(self, error: ProviderError | BadAnswerError, *, away: bool) -> None:
         """Count a failure; one of the connection also earns a pause."""
         self.blame(error)
         if not away:
             return
+        self._paused_for = str(error).removeprefix(f"{self.name}: ")
         # What answers after this may be another server, or the same one after a new start.
         self.generation += 1
         first, longest, asked = FIRST_PAUSE, LONGEST_PAUSE, 0.0

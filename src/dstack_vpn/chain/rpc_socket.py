@@ -10,7 +10,9 @@ import logging
 import random
 import ssl
 from collections.abc import Mapping, Sequence
+from urllib.parse import urlsplit
 
+import httpcore
 import msgspec
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus, WebSocketException
@@ -51,6 +53,8 @@ class SocketProvider(Provider):
     def __init__(self, url: str, number: int, *, timeout: float = 10.0) -> None:
         super().__init__(url, number, timeout=timeout)
         self._url = url
+        # The same roots as for HTTPS: the system's and those that come with httpcore.
+        self._tls = httpcore.default_ssl_context() if urlsplit(url).scheme == "wss" else None
         self._runner: asyncio.Task[None] | None = None
         self._socket: ClientConnection | None = None
         self._tried = asyncio.Event()
@@ -120,6 +124,7 @@ class SocketProvider(Provider):
     def _connect(self) -> connect:
         return connect(
             self._url,
+            ssl=self._tls,
             logger=_silent,
             compression=None,
             proxy=None,
@@ -137,6 +142,7 @@ class SocketProvider(Provider):
         if self._connects > 1:
             self.generation += 1
         self._socket = socket
+        self._problem = "the connection broke"
         self._end_pause()
         self._tried.set()
         subscribe = Request(id=_SUBSCRIBE_ID, method="eth_subscribe", params=("newHeads",))
