@@ -6,6 +6,7 @@ them in order, and hands out snapshots and events. It decides nothing itself.
 
 import asyncio
 import contextlib
+import os
 import tempfile
 import time
 from collections import deque
@@ -30,7 +31,7 @@ from dstack_vpn.mesh.membership import Membership
 from dstack_vpn.mesh.plan import LocalNode
 from dstack_vpn.mesh.snapshot import Snapshot
 from dstack_vpn.reconcile import Reconciler
-from dstack_vpn.store import Store
+from dstack_vpn.store import Store, claim_directory
 from dstack_vpn.web.app import make_app
 from dstack_vpn.web.render import render_health, render_stats
 from dstack_vpn.web.server import HealthServer
@@ -308,10 +309,12 @@ async def build(
     Raises:
         UserError: a key file, the state directory or this host does not allow it.
     """
-    key = load_identity(settings, create=not dry)
     directory = settings.state_dir
     if dry:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    else:
+        stack.callback(os.close, claim_directory(directory))
+    key = load_identity(settings, create=not dry)
     device = UserspaceDevice(
         settings.interface,
         key,
@@ -321,7 +324,7 @@ async def build(
     addresses = AddressPlan.of(network.chain_id, settings.contract, settings.ipv4_range)
     await device.seen()  # raises when the interface belongs to somebody else
     await check_ranges(addresses.networks, settings.interface)
-    if not (ipv6 := ipv6_enabled()):
+    if not (ipv6 := ipv6_enabled(settings.interface)):
         log.warning("host.ipv6-off", reason=ipv6_warning(settings.interface))
     store = Store(directory / "state.db")
     stack.callback(store.close)

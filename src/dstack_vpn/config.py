@@ -95,8 +95,12 @@ def load_settings(
 def _parse(variable: Variable, values: Mapping[str, str]) -> Any:
     text = values.get(variable.name, "").strip()
     # The key's own file is read by `identity`, which also checks its mode.
-    if variable.secret and not text and variable.field != "wireguard_key":
-        text = _secret_file(variable, values)
+    if variable.secret and variable.field != "wireguard_key":
+        from_file = _secret_file(variable, values)
+        if text and from_file:
+            name = f"{variable.name}_FILE"
+            raise SettingError(name, f"and {variable.name} are both set", "one of the two")
+        text = text or from_file
     if not text:
         if variable.default is None:
             raise SettingError(variable.name, "is missing", variable.accepted)

@@ -18,7 +18,7 @@ import structlog
 from dstack_vpn.applier import Applier, ConfigurationWriter, note_disk_error, write_configuration
 from dstack_vpn.config import Settings
 from dstack_vpn.errors import ChainError
-from dstack_vpn.mesh.access import Verdict, judge, judge_self, next_expiry
+from dstack_vpn.mesh.access import Decision, Verdict, judge, judge_self, next_expiry
 from dstack_vpn.mesh.chaintime import ChainClock, dark_closes_at
 from dstack_vpn.mesh.events import Event, EventKind, membership_events
 from dstack_vpn.mesh.membership import NO_NODES, Membership
@@ -216,14 +216,26 @@ class Reconciler:
         )
         self._next_expiry = next_expiry(membership, chain_now=chain_now)
         own = judge_self(decisions, snapshot.node_id, snapshot.public_key)
+        # At the start, news is what differs from what the last run left.
+        known = before or (self._saved.membership if self._saved else None)
         events = membership_events(
             block=membership.block.number,
-            before=old.decisions,
+            before=old.decisions if before else self._decided(known),
             after=decisions,
-            nodes_before=before.nodes if before else NO_NODES,
+            nodes_before=known.nodes if known else NO_NODES,
             nodes_after=membership.nodes,
         )
         return replace(snapshot, decisions=decisions, own=own, closed=closed), events
+
+    def _decided(self, known: Membership | None) -> tuple[Decision, ...]:
+        """The verdicts of the last run on what it knew."""
+        if known is None:
+            return ()
+        return judge(
+            known,
+            confirmations=self._settings.confirmations,
+            chain_now=known.block.timestamp,
+        )
 
     def _settled(self, old: Snapshot, now: float) -> bool:
         """Whether the verdicts on the same nodes are still what they were."""

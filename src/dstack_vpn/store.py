@@ -5,6 +5,8 @@ the chain is away holds the members by the dark policy. It is never a source of 
 follower proves it against the chain first. It holds no secret.
 """
 
+import fcntl
+import os
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator
@@ -33,6 +35,37 @@ CREATE TABLE journal (
     token_id TEXT, node_id TEXT, verdict TEXT, detail TEXT
 );
 """
+
+
+def claim_directory(path: Path) -> int:
+    """Make the state directory if need be, and keep every other agent out of it.
+
+    Two agents of one directory would fight for one device. The lock is on the directory itself
+    (flock(2)), and ends with the process however it ends.
+
+    Returns:
+        A descriptor; closing it gives the directory up.
+
+    Raises:
+        HostError: another agent has it, or it cannot be made.
+    """
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise HostError(
+            f"STATE_DIR {path} cannot be used ({error.strerror}); accepted: a directory that this"
+            " process can write"
+        ) from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise HostError(
+            f"STATE_DIR {path} is in use by another agent; accepted: a directory of its own for"
+            " each agent"
+        ) from None
+    return descriptor
 
 
 class StoreError(DstackVpnError):

@@ -63,6 +63,7 @@ class Agent:
         self.keys = keys
         self.interface = interface
         self.process: Process | None = None
+        self.prefix: tuple[str, ...] = ()  #: words before the command, such as `setpriv …`
         self.directory = host.run_dir / "dstack-vpn"  #: the node's directory, seen from the lab
         self.directory.mkdir(exist_ok=True)
         key_file = self.directory / "private.key"
@@ -89,13 +90,15 @@ class Agent:
 
     # Its life
 
-    async def start(self) -> None:
-        """Start it; `wait_ready` says when it passes traffic."""
+    async def start(self, *flags: str) -> None:
+        """Start it, with flags of its command; `wait_ready` says when it passes traffic."""
         assert self.process is None or not self.process.running, f"{self.node_id} runs already"
         passed_on = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
         home = {"HOME": "/run", "PYTHONUNBUFFERED": "1"}
         environment = passed_on | home | self.environment
-        self.process = await self.host.start(*COMMAND, name=self.node_id, env=environment)
+        self.process = await self.host.start(
+            *self.prefix, *COMMAND, *flags, name=self.node_id, env=environment
+        )
 
     @property
     def running(self) -> Process:

@@ -13,12 +13,19 @@ EXAMPLES = examples(
     "dstack-vpn up --env-file node-a.env",
     "NODE_ID=node-a NETWORK=hardhat dstack-vpn up",
     "dstack-vpn up --dry-run     say what would be done, and do nothing",
+    "dstack-vpn up --reset-state     accept a local chain that began anew",
 )
 
 
 def up(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")
+    ] = False,
+    reset_state: Annotated[
+        bool,
+        typer.Option(
+            "--reset-state", help="Forget the saved membership first; the key and journal stay."
+        ),
     ] = False,
     env_file: EnvFile = None,
 ) -> None:
@@ -28,6 +35,8 @@ def up(
     words = [sys.executable, "-m", "dstack_vpn"]
     if dry_run:
         words.append("--dry-run")
+    if reset_state:
+        words.append("--reset-state")
     if env_file is not None:
         words += ["--env-file", str(env_file)]
     sys.stdout.flush()

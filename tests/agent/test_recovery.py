@@ -1,0 +1,284 @@
+"""What a node does when something breaks under it: the agent, its device, its chain, its disk."""
+
+import asyncio
+import random
+import signal
+import sqlite3
+
+import pytest
+
+from agent.mesh import Mesh
+from lab.agent import Agent
+from lab.http import HttpError
+from lab.process import CommandError
+from lab.waiting import until
+
+
+async def wireguard_pid(agent: Agent) -> int:
+    """The process id of wireguard-go in the node's host, as the host counts."""
+    found = await agent.host.run("pgrep", "-x", "wireguard-go")
+    return int(found.out.split()[0])
+
+
+async def interfaces(agent: Agent) -> str:
+    """The interfaces of the node's host."""
+    return (await agent.host.run("ip", "-brief", "link")).out
+
+
+async def test_a_killed_agent_leaves_its_device_and_adopts_it_again(mesh: Mesh) -> None:
+    """SIGKILL and a new start cost no packet, not even on the node's own tunnel."""
+    one, two = await mesh.join(2)
+    device = await wireguard_pid(one)
+    stream = await mesh.lab.stream(two.host, one.host, "10.213.0.1")
+    await stream.flows()
+
+    await one.kill()
+    await stream.flows()
+    await one.start()
+    await one.wait_ready()
+
+    assert await wireguard_pid(one) == device
+    assert (await stream.stop()).lost == 0
+    await mesh.has_peers(one, two)
+
+
+async def test_what_was_revoked_while_the_agent_was_dead_is_removed_at_its_start(
+    mesh: Mesh,
+) -> None:
+    """The adopted device is brought to what the chain says now, not to what it said."""
+    one, two, three = await mesh.join(3)
+    await one.kill()
+    await mesh.nft.revoke(2)
+    assert two.keys.public in await one.wg_peers()
+
+    await one.start()
+
+    await mesh.has_peers(one, three)
+
+
+async def test_killed_at_any_moment_it_comes_back_with_the_right_peers(mesh: Mesh) -> None:
+    """Killed at random moments of its start and of its changes, the next start is right."""
+    (one,) = await mesh.join(1)
+    others = [await mesh.node() for _ in range(4)]
+    chance = random.Random(7)
+    minted: list[Agent] = []
+    for round_number in range(10):
+        if round_number % 5 < 3 and others:
+            minted.append(others.pop())
+            await mesh.mint(minted[-1])
+        elif minted:
+            victim = minted.pop(0)
+            await mesh.nft.burn(await token_of(mesh, victim))
+        # Any moment: the wait is the point here, its length is chance.
+        await asyncio.sleep(chance.uniform(0, 0.9))
+        await one.kill()
+        await one.start()
+    await one.wait_ready()
+    await mesh.has_peers(one, *minted)
+
+
+async def token_of(mesh: Mesh, agent: Agent) -> int:
+    """The token id of a node."""
+    token: int = await mesh.nft.call("getTokenIdByNodeId(string)", agent.node_id, returns="uint256")
+    return token
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_wanted_stop_leaves_nothing_behind(mesh: Mesh, number: signal.Signals) -> None:
+    """After SIGTERM or SIGINT there is no interface, no process, no socket and no wg0.conf."""
+    one, _ = await mesh.join(2)
+    assert "wg0" in await interfaces(one)
+    conf = one.directory / "state/wg0.conf"
+    assert conf.stat().st_mode & 0o777 == 0o600
+
+    one.running.signal(number)
+    code = await one.wait()
+
+    assert code == 0
+    assert "wg0" not in await interfaces(one)
+    assert (await one.host.run("pgrep", "-x", "wireguard-go", check=False)).code == 1
+    assert list((one.host.run_dir / "wireguard").glob("*")) == []
+    assert not conf.exists()
+    assert sorted(p.name for p in (one.directory / "state").iterdir()) == ["state.db"]
+
+
+async def test_a_stop_while_the_device_is_being_made_leaves_nothing_behind(mesh: Mesh) -> None:
+    """SIGTERM at any moment of the start ends cleanly."""
+    one = await mesh.node()
+    await mesh.mint(one)
+    for pause in (0.0, 0.2, 0.5, 0.7, 0.9):
+        await one.start()
+        await asyncio.sleep(pause)
+        code = await one.stop()
+        assert code in {0, -signal.SIGTERM, 128 + signal.SIGTERM}, one.running.tail()
+        assert "wg0" not in await interfaces(one)
+
+
+async def test_a_dead_wireguard_process_is_replaced(mesh: Mesh) -> None:
+    """When wireguard-go dies, the device is made anew with its peers."""
+    one, two = await mesh.join(2)
+    old = await wireguard_pid(one)
+    await one.host.run("kill", "-9", str(old))
+
+    async def replaced() -> bool:
+        found = await one.host.run("pgrep", "-x", "wireguard-go", check=False)
+        return found.code == 0 and int(found.out.split()[0]) != old
+
+    await until(replaced, "a new wireguard-go")
+    await mesh.has_peers(one, two)
+    await one.host.reaches("10.213.0.2")
+
+
+async def test_an_interface_deleted_by_hand_comes_back(mesh: Mesh) -> None:
+    """`ip link del wg0` is repaired by the periodic compare."""
+    one, two = await mesh.join(2)
+    await one.host.run("ip", "link", "del", "wg0")
+
+    async def is_back() -> bool:
+        return "wg0" in await interfaces(one) and len(await one.wg_peers()) == 1
+
+    await until(is_back, "the interface is back", retry_on=(OSError, CommandError))
+    await mesh.has_peers(one, two)
+    await one.host.reaches("10.213.0.2")
+
+
+async def test_drift_is_put_right(mesh: Mesh) -> None:
+    """A foreign peer, a stolen address and a missing address are repaired, and said."""
+    one, two = await mesh.join(2)
+    foreign = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAE="
+    await one.host.run("wg", "set", "wg0", "peer", foreign, "allowed-ips", "10.213.0.2/32")
+    await one.host.run("ip", "addr", "del", "10.213.0.1/16", "dev", "wg0")
+
+    def repaired() -> bool:
+        told = " ".join(line["sentence"] for line in one.log("cycle.applied")[1:])
+        return "removed AAAAAAAA" in told and "address 10.213.0.1/16 added" in told
+
+    await until(repaired, "the repairs are told")
+    await mesh.has_peers(one, two)
+    await one.host.reaches("10.213.0.2")
+
+
+async def test_members_are_held_while_the_chain_is_away(mesh: Mesh) -> None:
+    """RPC down: tunnels go on, health is degraded, readiness stays, /health still answers."""
+    one, two = await mesh.join(2, settings={"DARK_AFTER": "1"})
+    stream = await mesh.lab.stream(one.host, two.host, "10.213.0.2")
+    await stream.flows()
+
+    await mesh.chain.pause()
+
+    health = await mesh.says(one, "degraded", lambda h: h["status"] == "degraded")
+    assert health["ready"] is True
+    assert [reason["code"] for reason in health["reasons"]] == ["chain-dark"]
+    strict = await one.get("/ready?fresh=1")
+    assert strict.status == 503
+    mesh.chain.resume()
+    await mesh.says(one, "healthy", lambda h: h["status"] == "healthy")
+    assert (await stream.stop()).lost == 0
+
+
+async def test_a_start_without_a_chain_holds_the_saved_members(mesh: Mesh) -> None:
+    """Killed and started while the RPC is down: held, but not ready, until a provider confirms."""
+    one, two = await mesh.join(2)
+    await one.kill()
+    await mesh.chain.pause()
+    await one.start()
+
+    health = await mesh.says(
+        one, "unverified", lambda h: any(r["code"] == "chain-unverified" for r in h["reasons"])
+    )
+    assert health["ready"] is False
+    assert set(await one.wg_peers()) == {two.keys.public}
+
+    mesh.chain.resume()
+    await one.wait_ready()
+
+
+async def test_without_a_saved_membership_and_without_a_chain_there_are_no_peers(
+    mesh: Mesh,
+) -> None:
+    """Fail closed: an adopted device of which nobody knows the members is stripped."""
+    one, two = await mesh.join(2, settings={"SYNC_INTERVAL": "200"})
+    await one.kill()
+    await mesh.chain.pause()
+    (one.directory / "state/state.db").unlink()
+    await one.start()
+
+    await mesh.has_peers(one)
+
+    mesh.chain.resume()
+    await mesh.has_peers(one, two)
+
+
+async def test_after_too_long_in_the_dark_all_peers_are_removed(mesh: Mesh) -> None:
+    """DARK_CLOSE_AFTER: no head agreed on for so long closes the node; a head opens it again."""
+    one, two = await mesh.join(2, settings={"DARK_AFTER": "1", "DARK_CLOSE_AFTER": "2"})
+    await mesh.chain.pause()
+
+    await mesh.has_peers(one)
+    health = await mesh.says(one, "closed", lambda h: h["bridge"]["status"] == "closed")
+    assert health["status"] == "unhealthy"
+    assert "DARK_CLOSE_AFTER" in health["reasons"][0]["text"]
+
+    mesh.chain.resume()
+    await mesh.has_peers(one, two)
+    await one.wait_ready()
+
+
+async def test_a_full_disk_stops_nothing(mesh: Mesh) -> None:
+    """With no space left, changes still reach the device, and the error is told."""
+    one, two = await mesh.join(2)
+    state = one.directory / "state"
+    inside = "/run/dstack-vpn/state"
+    # The database is open already; its directory is covered by a file system without room.
+    await one.kill()
+    await one.host.run("mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", inside)
+    await one.host.run("sh", "-c", f"umask 077; head -c 65536 /dev/zero > {inside}/full || true")
+    await one.start()
+    code = await one.wait()
+    assert code == 2
+    assert "STATE_DIR" in one.running.output
+
+    await one.host.run("sh", "-c", f"rm {inside}/full")
+    await one.start()
+    await one.wait_ready()
+    await one.host.run("sh", "-c", f"head -c 65536 /dev/zero > {inside}/full || true")
+    await mesh.nft.revoke(2)
+
+    await mesh.has_peers(one)
+    await mesh.says(one, "a disk error", lambda h: h["bridge"]["errors"] > 0)
+    assert state.exists()
+    assert two.node_id
+
+
+async def test_the_journal_tells_what_happened(mesh: Mesh) -> None:
+    """Every grant, removal and change of the device is in the audit journal, in order."""
+    one, _ = await mesh.join(2)
+    await mesh.nft.revoke(2)
+    await mesh.has_peers(one)
+    await one.stop()
+
+    with sqlite3.connect(one.directory / "state/state.db") as db:
+        rows = db.execute("SELECT kind, node_id, verdict FROM journal ORDER BY id").fetchall()
+
+    assert ("granted", "n2", "ACCESS_GRANTED") in rows
+    assert ("revoked", "n2", "REVOKED") in rows
+    assert rows.index(("granted", "n2", "ACCESS_GRANTED")) < rows.index(
+        ("revoked", "n2", "REVOKED")
+    )
+    assert any(kind == "applied" for kind, _, _ in rows)
+
+
+async def test_health_answers_before_the_first_membership(mesh: Mesh) -> None:
+    """A node that has never reached its chain says so instead of not answering."""
+    await mesh.chain.pause()
+    one = await mesh.node()
+    await one.start()
+
+    async def asks() -> bool:
+        return (await one.get("/health")).status == 503
+
+    await until(asks, "an answer of /health", retry_on=(HttpError,))
+    refusal = (await one.get("/ready")).json()
+    assert refusal["ready"] is False
+    assert "has not been read yet" in refusal["reason"]
+    mesh.chain.resume()
