@@ -152,8 +152,6 @@ def check_report(report: dict[str, Any]) -> None:
     assert report["event_to_peer_ms_n"] >= 10
     for name in ("cold_ready_s", "warm_ready_s", "event_to_peer_ms", "agent_rss_mb"):
         assert report[name] > 0, name
-    # A revocation can be faster than its sender learns of it, but not than he sends it.
-    assert report["revoke_sent_to_last_packet_ms"] > 0
 
 
 def test_it_runs_stays_and_leaves_nothing(tmp_path: Path) -> None:
