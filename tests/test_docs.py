@@ -146,6 +146,13 @@ def test_every_word_that_scripts_may_rely_on_is_explained() -> None:
     assert missing == []
 
 
+def test_every_measurement_is_explained() -> None:
+    """Each entry of the benchmark stands in the page about it."""
+    page = text_of("docs/performance.md")
+    code = "".join(path.read_text() for path in ROOT.glob("bench/__main__.py"))
+    assert [n for n in re.findall(r'Entry\("(\w+)"', code) if f"`{n}`" not in page] == []
+
+
 def test_every_named_test_exists() -> None:
     """Each test that a page names as its witness is there."""
     missing = []
