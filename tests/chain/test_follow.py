@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from chain.local import assert_same, at, following, local_chain, new_key, seen_by
-from chain.proxy import Proxy
+from chain.proxy import Call, Proxy, Reply
+from chain.samples import hex_of
 from dstack_vpn.chain import follow, journal, pages
+from dstack_vpn.chain.contract import call_get_nodes
 from dstack_vpn.errors import ChainError, WrongChainError
 from dstack_vpn.mesh.membership import Address, Membership
 from lab.nft import AccessNFT
@@ -114,17 +116,49 @@ async def test_a_restart_is_one_request_a_provider(contract: AccessNFT) -> None:
         assert follower.view.resyncs == 0
 
 
-async def test_a_restart_after_changes_reads_only_their_logs(contract: AccessNFT) -> None:
-    """A saved block within the window is followed from, without a snapshot."""
-    token = (await contract.mint("a", new_key())).token_id
-    saved = await start_saved(contract, contract.chain.url)
-    await contract.revoke(token)
-    await contract.chain.mine(20)
-    await contract.mint("b", new_key())
-    async with following(contract.address, contract.chain.url) as follower:
+async def test_a_restart_after_changes_reads_only_the_pages_that_changed(
+    contract: AccessNFT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other pages are confirmed by their digest, by every provider."""
+    monkeypatch.setattr(pages, "PAGE", 4)
+    monkeypatch.setattr(follow, "PAGE", 4)
+    chain = contract.chain
+    tokens = [(await contract.mint(f"n{i}", new_key())).token_id for i in range(11)]
+    await contract.burn(tokens[1])
+    saved = await start_saved(contract, chain.url)
+    await contract.revoke(tokens[5])
+    await contract.mint("new", new_key())
+    async with (
+        Proxy.open(chain.url) as proxy,
+        following(contract.address, at(proxy.url, 9), chain.url) as follower,
+    ):
+        read: list[str] = []
+        get_nodes = hex_of(call_get_nodes(1, 1)[:4])
+
+        def watch(call: Call, _reply: Reply) -> None:
+            if call["method"] == "eth_call" and call["params"][0]["data"].startswith(get_nodes):
+                read.append(call["params"][0]["data"])
+
+        proxy.alter = watch
         await follower.start(saved)
         await assert_same(follower, contract)
-        assert follower.view.resyncs == 0
+        assert [int(data[10:74], 16) for data in read] == [5, 9]
+
+
+async def test_a_disk_that_lies_is_not_believed(contract: AccessNFT) -> None:
+    """A token altered on disk is read again, whether or not the contract changed since."""
+    token = (await contract.mint("a", new_key())).token_id
+    saved = await start_saved(contract, contract.chain.url)
+    forged = replace(saved.nodes[token], key=b"\x66" * 32)
+    added = {**saved.nodes, 7: replace(forged, token_id=7)}
+    impossible = replace(forged, created_at=-1)
+    damaged = {token: impossible}, {2**255: forged}
+    for nodes in ({token: forged}, added, {}, *damaged):
+        async with following(contract.address, contract.chain.url) as follower:
+            await follower.start(replace(saved, nodes=nodes))
+            await assert_same(follower, contract)
+            assert follower.view.resyncs == 1
+        await contract.set_endpoint(token, "198.51.100.7:1")
 
 
 async def test_a_restart_after_a_long_time_reads_a_snapshot(contract: AccessNFT) -> None:

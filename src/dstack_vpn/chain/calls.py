@@ -5,7 +5,7 @@ not the expected answer; null is never an empty one. Calls on state name the blo
 demand that it is canonical (EIP-1898), so that an answer cannot come from another block.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Generic, TypeVar
@@ -110,13 +110,13 @@ def checkpoint_or_seed(address: Address, chain: int, block: Block) -> Call[Check
     return read(address, abi.CALL_CHECKPOINT, at_hash(block), parse)
 
 
-def next_token_id(address: Address, block: Block) -> Call[int]:
-    """The token id that the next mint at a block would get; 1 when there is no contract yet."""
+def next_token_id(address: Address, at: Tag) -> Call[int]:
+    """The token id that the next mint would get; 1 when there is no contract yet."""
 
     def parse(data: bytes) -> int:
         return abi.decode_uint(data) if data else 1
 
-    return read(address, abi.CALL_NEXT_TOKEN_ID, at_hash(block), parse)
+    return read(address, abi.CALL_NEXT_TOKEN_ID, at, parse)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,10 +140,17 @@ def page(address: Address, block: Block, first: int, limit: int) -> Call[Page]:
     return read(address, abi.call_get_nodes(first, limit), at_hash(block), parse)
 
 
-def page_digest(address: Address, block: Block, first: int, limit: int) -> Call[bytes]:
-    """Ask for the digest of a range of tokens at a block."""
-    data = abi.call_hash_nodes(first, limit)
-    return read(address, data, at_hash(block), abi.decode_hash)
+def page_digest(address: Address, at: Tag, first: int, limit: int) -> Call[bytes]:
+    """Ask for the digest of a range of tokens."""
+    return read(address, abi.call_hash_nodes(first, limit), at, abi.decode_hash)
+
+
+def digest_of(nodes: Sequence[Node | None]) -> bytes:
+    """The digest that a range of tokens should have; empty when no contract can have them."""
+    try:
+        return keccak256(abi.encode_page(nodes))
+    except BadAnswerError:
+        return b""
 
 
 def logs(address: Address, header: Header) -> Call[list[abi.NodeChanged]]:

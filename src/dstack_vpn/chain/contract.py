@@ -7,6 +7,7 @@ every byte of an answer is used once and a small answer can never unfold into a 
 different encodings never give one value; and a log body can be hashed as it came.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dstack_vpn.chain.keccak import keccak256
@@ -19,6 +20,9 @@ suspended."""
 
 NODE_CHANGED = keccak256(f"NodeChanged(uint64,uint256,{NODE_TYPE})".encode())
 """Topic 0 of ``NodeChanged(uint64 indexed revision, uint256 indexed tokenId, Node node)``."""
+
+_NOT_TEXT = "\ufffd"
+"""Begins a text that stands for bytes, in hex."""
 
 _WORD = 32
 _HEAD = 10 * _WORD
@@ -118,6 +122,51 @@ def decode_page(data: bytes, *, first: int, since_block: int) -> list[Node | Non
     return nodes
 
 
+def encode_page(nodes: Sequence[Node | None]) -> bytes:
+    """What ``getNodes`` returns for these tokens, byte for byte; None is a burned one.
+
+    So tokens that are known already can be confirmed by a digest instead of being read again.
+
+    Raises:
+        BadAnswerError: a node that no contract can have, such as one from a damaged disk.
+    """
+    try:
+        bodies = [ZERO_NODE if node is None else _encode_node(node) for node in nodes]
+    except (OverflowError, ValueError):
+        raise _bad("a node that no contract can have") from None
+    at = _WORD * len(bodies)
+    table = []
+    for body in bodies:
+        table.append(_word(at))
+        at += len(body)
+    return b"".join([_word(_WORD), _word(len(bodies)), *table, *bodies])
+
+
+def _encode_node(node: Node) -> bytes:
+    node_id, endpoint = _encode_text(node.node_id), _encode_text(node.endpoint)
+    return b"".join(
+        [
+            _word(node.token_id),
+            _word(int(node.holder, 16)),
+            _word(_HEAD),
+            node.key,
+            _word(_HEAD + len(node_id)),
+            node.role,
+            _word(node.created_at),
+            _word(node.expires_at),
+            _word(node.revoked),
+            _word(node.suspended),
+            node_id,
+            endpoint,
+        ]
+    )
+
+
+def _encode_text(text: str) -> bytes:
+    raw = bytes.fromhex(text[1:]) if text.startswith(_NOT_TEXT) else text.encode()
+    return _word(len(raw)) + raw + bytes(-len(raw) % _WORD)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeChanged:
     """One ``NodeChanged`` event."""
@@ -203,8 +252,8 @@ def _safe_text(raw: bytes) -> str:
     try:
         text = raw.decode()
     except UnicodeDecodeError:
-        return "\ufffd" + raw.hex()
-    return "\ufffd" + raw.hex() if text.startswith("\ufffd") else text
+        return _NOT_TEXT + raw.hex()
+    return _NOT_TEXT + raw.hex() if text.startswith(_NOT_TEXT) else text
 
 
 def _uint(data: bytes, at: int, bits: int = 256) -> int:

@@ -9,6 +9,7 @@ the view says why nothing new came.
 import asyncio
 import contextlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import structlog
 
@@ -16,11 +17,11 @@ from dstack_vpn.chain import calls
 from dstack_vpn.chain.advance import Advance, OutOfWindowError, UnprovenError
 from dstack_vpn.chain.header import Header
 from dstack_vpn.chain.journal import WINDOW, Journal
-from dstack_vpn.chain.pages import read_snapshot
+from dstack_vpn.chain.pages import MAX_TOKENS, PAGE, Snapshot
 from dstack_vpn.chain.panel import Answers, Identity, Panel
 from dstack_vpn.chain.rpc import Provider
 from dstack_vpn.errors import ChainError, WrongChainError
-from dstack_vpn.mesh.membership import Address, Block, Membership
+from dstack_vpn.mesh.membership import NO_NODES, Address, Block, Checkpoint, Membership
 from dstack_vpn.mesh.snapshot import ChainView
 
 log = structlog.get_logger(component="chain")
@@ -160,23 +161,20 @@ class Follower:
         self._saved = self._membership = saved
 
     async def _begin(self) -> None:
-        openings, answers = await self._panel.open()
         saved = self._saved
-        said = {p.name: (o.head.block, o.checkpoint) for p, o in openings.items()}
+        openings, answers = await self._panel.open(_questions(self._panel.contract, saved))
+        said = {p.name: (o.head.block, o.checkpoint, o.extras) for p, o in openings.items()}
         agreed = self._panel.quorum.agreed(said)
-        if saved and agreed and agreed[1] == saved.checkpoint:
-            block = agreed[0]
-            if block.number >= saved.block.number:
-                # Equal histories: whatever blocks came in between, they changed nothing.
-                self._commit(Journal(block, saved.checkpoint, saved.nodes, window=self._window), 0)
-                return
+        if saved and agreed and _is_current(saved, *agreed):
+            journal = Journal(agreed[0], saved.checkpoint, saved.nodes, window=self._window)
+            self._commit(journal, 0)
+            return
         heads = {provider: opening.head for provider, opening in openings.items()}
         target = self._target(heads, answers)
-        if saved is None:
-            await self._resync(target, heads)
-        else:
-            journal = Journal(saved.block, saved.checkpoint, saved.nodes, window=self._window)
-            await self._go(journal, target, heads)
+        if saved and target.block.number < saved.block.number:
+            await self._allow_shorter(saved.block, target.block)
+        # Not by the logs since then: they would prove what changed, not what the disk holds.
+        await self._resync(target, heads, known=saved)
 
     async def _poll(self) -> None:
         journal = self._journal
@@ -242,7 +240,7 @@ class Follower:
         target = self._target(heads, answers)
         if target.block.number < head.number:
             await self._allow_shorter(head, target.block)
-        await self._resync(target, heads, known=journal)
+        await self._resync(target, heads, known=self._membership)
 
     async def _confirm(self, block: Block, heads: Mapping[Provider, Header]) -> None:
         """Ask whoever is further whether a block is on his chain."""
@@ -280,17 +278,25 @@ class Follower:
             raise behind
 
     async def _resync(
-        self, target: Header, heads: Mapping[Provider, Header], known: Journal | None = None
+        self, target: Header, heads: Mapping[Provider, Header], known: Membership | None
     ) -> None:
-        """Read a snapshot below the target and follow the logs from there."""
+        """Read a snapshot below the target and follow the logs from there.
+
+        Args:
+            target: where to arrive.
+            heads: the newest block of each provider.
+            known: tokens that may still be right; none of them is used unless the providers
+                confirm the digest of its page.
+        """
         source = self._source(target, heads)
         base = target
         if self._confirmations:
             number = max(0, target.block.number - self._confirmations)
             (base,) = await source.batch([calls.header_at(number)])
-        if known is not None and known.head.block.number > base.block.number:
-            known = None
-        stated, nodes = await read_snapshot(self._panel, base.block, source, known)
+        # The age of access that is younger than the snapshot would be wrong in it.
+        usable = known is not None and known.block.number <= base.block.number
+        nodes = known.nodes if known is not None and usable else NO_NODES
+        stated, nodes = await Snapshot(self._panel, base.block, source, nodes).read()
         journal = Journal(base.block, stated, nodes, window=self._window)
         if base.block != target.block:
             await Advance(self._panel, journal, target, heads).run(source)
@@ -320,7 +326,7 @@ class Follower:
             self._reorgs += 1
             log.warning("chain.reorg", depth=undone, block=head.block.number)
         old = self._membership
-        if old and old.block == head.block and old.checkpoint == head.checkpoint:
+        if old and old.block == head.block and old.nodes is journal.nodes:
             return
         self._membership = Membership(
             chain_id=panel.chain_id,
@@ -341,3 +347,32 @@ class Follower:
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
+
+
+def _questions(contract: Address, saved: Membership | None) -> list[calls.Call[Any]]:
+    """What confirms the saved tokens at the newest block: how many there are, and their digests."""
+    last = max(saved.nodes, default=0) if saved else 0
+    if saved is None or last > MAX_TOKENS:
+        return []
+    pages = [calls.page_digest(contract, "latest", i, PAGE) for i in range(1, last + 1, PAGE)]
+    return [calls.next_token_id(contract, "latest"), *pages]
+
+
+def _is_current(
+    saved: Membership, block: Block, stated: Checkpoint | None, answers: tuple[Any, ...]
+) -> bool:
+    """Whether a saved membership is still right at a block.
+
+    Equal histories: whatever blocks came in between, they changed nothing. And the digests show
+    that what comes from the disk is what the contract has.
+    """
+    if block.number < saved.block.number or stated != saved.checkpoint:
+        return False
+    next_id, *digests = answers or (None,)
+    if type(next_id) is not int or next_id - 1 > PAGE * len(digests):
+        return False
+    nodes = saved.nodes
+    return digests == [
+        calls.digest_of([nodes.get(i) for i in range(first, min(first + PAGE, next_id))])
+        for first in range(1, 1 + PAGE * len(digests), PAGE)
+    ]

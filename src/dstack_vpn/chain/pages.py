@@ -1,22 +1,22 @@
 """A snapshot: all tokens at one block, read in pages.
 
 I/O. One provider gives the pages; the others confirm each by its digest at the same block hash, and
-all state the same checkpoint and the same number of tokens. Nothing comes out of a snapshot that is
-not whole: any error, any disagreement and any change of the block ends it.
+all state the same checkpoint and the same number of tokens. A page that is known already is not
+read: all confirm its digest. Nothing comes out of a snapshot that is not whole: any error, any
+disagreement and any change of the block ends it.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 from dstack_vpn.chain import calls
 from dstack_vpn.chain.calls import Call, Page
-from dstack_vpn.chain.journal import Journal
 from dstack_vpn.chain.panel import Panel
 from dstack_vpn.chain.rpc import Provider
 from dstack_vpn.chain.verify import check_count
 from dstack_vpn.errors import BadAnswerError
-from dstack_vpn.mesh.membership import Block, Checkpoint, Node, Nodes
+from dstack_vpn.mesh.membership import NO_NODES, Block, Checkpoint, Node, Nodes
 
 PAGE = 500
 """Tokens in one call: below 10 million gas and 1 MB, which common limits allow."""
@@ -27,70 +27,92 @@ MAX_TOKENS = 1_000_000
 _AT_ONCE = 4
 
 
-async def read_snapshot(
-    panel: Panel, block: Block, reader: Provider, known: Journal | None = None
-) -> tuple[Checkpoint, Nodes]:
-    """Read all tokens at a block.
+class Snapshot:
+    """The reading of all tokens at a block."""
 
-    Args:
-        panel: who is asked.
-        block: where; each node's `since_block` is its number.
-        reader: who gives the pages.
-        known: what was verified last; kept when the contract's history is still the same.
+    def __init__(
+        self, panel: Panel, block: Block, reader: Provider, known: Nodes = NO_NODES
+    ) -> None:
+        """Prepare.
 
-    Raises:
-        ChainError: it could not be read whole, or is not agreed on.
-    """
-    contract = panel.contract
-    opening: list[Call[Any]] = [
-        calls.checkpoint_or_seed(contract, panel.chain_id, block),
-        calls.next_token_id(contract, block),
-    ]
-    answers = await panel.ask(dict.fromkeys(panel.providers, opening))
-    said = {provider: (value[0], value[1]) for provider, value in answers.values.items()}
-    stated, next_id = panel.agree(said, f"the contract at block {block.number}", answers)
-    if known is not None and known.head.checkpoint == stated:
-        return stated, known.nodes
-    if next_id - 1 > MAX_TOKENS:
-        raise BadAnswerError("page", f"{next_id - 1} tokens; at most {MAX_TOKENS} are believed")
-    nodes: dict[int, Node] = {}
-    limit = asyncio.Semaphore(_AT_ONCE)
+        Args:
+            panel: who is asked.
+            block: where; `since_block` of a node that is read is its number.
+            reader: who gives the pages.
+            known: tokens as they were at a block not newer than that one.
+        """
+        self._panel = panel
+        self._block = block
+        self._reader = reader
+        self._known = known
+        self._limit = asyncio.Semaphore(_AT_ONCE)
 
-    async def one(first: int) -> None:
-        async with limit:
-            page = await _read_page(panel, block, reader, first)
-        if len(page.nodes) != min(PAGE, next_id - first):
+    async def read(self) -> tuple[Checkpoint, Nodes]:
+        """Read it.
+
+        Raises:
+            ChainError: it could not be read whole, or is not agreed on.
+        """
+        panel, block = self._panel, self._block
+        opening: list[Call[Any]] = [
+            calls.checkpoint_or_seed(panel.contract, panel.chain_id, block),
+            calls.next_token_id(panel.contract, calls.at_hash(block)),
+        ]
+        answers = await panel.ask(dict.fromkeys(panel.providers, opening))
+        said = {p: (value[0], value[1]) for p, value in answers.values.items()}
+        stated, next_id = panel.agree(said, f"the contract at block {block.number}", answers)
+        if next_id - 1 > MAX_TOKENS:
+            raise BadAnswerError("page", f"{next_id - 1} tokens; at most {MAX_TOKENS} are believed")
+        try:
+            async with asyncio.TaskGroup() as group:
+                pages = [
+                    group.create_task(self._page(first, min(PAGE, next_id - first)))
+                    for first in range(1, next_id, PAGE)
+                ]
+        except ExceptionGroup as failed:
+            # One sentence is enough: the pages fail for one reason.
+            raise failed.exceptions[0] from None
+        nodes = {n.token_id: n for page in pages for n in page.result() if n is not None}
+        check_count(nodes, stated)
+        return stated, nodes
+
+    async def _page(self, first: int, count: int) -> Sequence[Node | None]:
+        async with self._limit:
+            known = [self._known.get(i) for i in range(first, first + count)]
+            if any(known) and await self._still(known, first):
+                return known
+            return await self._read_page(first, count)
+
+    async def _still(self, known: Sequence[Node | None], first: int) -> bool:
+        """Whether all say that these tokens are as we know them."""
+        panel, count = self._panel, len(known)
+        expected = calls.digest_of(known)
+        digest = calls.page_digest(panel.contract, calls.at_hash(self._block), first, count)
+        answers = await panel.ask({provider: [digest] for provider in panel.providers})
+        said = {p: value[0] for p, value in answers.values.items()}
+        agreed: bytes = panel.agree(said, self._what(first), answers)
+        return agreed == expected
+
+    async def _read_page(self, first: int, count: int) -> Sequence[Node | None]:
+        panel, contract = self._panel, self._panel.contract
+        digest = calls.page_digest(contract, calls.at_hash(self._block), first, count)
+        plan: dict[Provider, list[Call[Any]]] = {p: [digest] for p in panel.providers}
+        plan[self._reader] = [calls.page(contract, self._block, first, count)]
+        answers = await panel.ask(plan)
+        if self._reader not in answers.values:
+            raise answers.errors[self._reader]
+        page: Page = answers.values[self._reader][0]
+        if len(page.nodes) != count:
             raise BadAnswerError(
-                "page", f"{len(page.nodes)} tokens from {first} on, where {next_id - 1} is the last"
+                "page", f"{len(page.nodes)} tokens from {first} on, where {count} belong"
             )
-        nodes.update({node.token_id: node for node in page.nodes if node is not None})
+        said = {p: value[0] for p, value in answers.values.items()}
+        said[self._reader] = page.digest
+        if panel.agree(said, self._what(first), answers) != page.digest:
+            raise BadAnswerError(
+                "page-digest", f"the others refute the page that {self._reader.name} gave"
+            )
+        return page.nodes
 
-    try:
-        async with asyncio.TaskGroup() as group:
-            for first in range(1, next_id, PAGE):
-                group.create_task(one(first), name=f"page {first}")
-    except ExceptionGroup as failed:
-        # One sentence is enough: the pages fail for one reason.
-        raise failed.exceptions[0] from None
-    check_count(nodes, stated)
-    return stated, nodes
-
-
-async def _read_page(panel: Panel, block: Block, reader: Provider, first: int) -> Page:
-    plan: dict[Provider, list[Call[Any]]] = {
-        provider: [calls.page_digest(panel.contract, block, first, PAGE)]
-        for provider in panel.providers
-    }
-    plan[reader] = [calls.page(panel.contract, block, first, PAGE)]
-    answers = await panel.ask(plan)
-    if reader not in answers.values:
-        raise answers.errors[reader]
-    page: Page = answers.values[reader][0]
-    digests: Mapping[Provider, bytes] = {
-        provider: page.digest if provider is reader else value[0]
-        for provider, value in answers.values.items()
-    }
-    agreed = panel.agree(digests, f"the tokens from {first} on at block {block.number}", answers)
-    if agreed != page.digest:
-        raise BadAnswerError("page-digest", f"the others refute the page that {reader.name} gave")
-    return page
+    def _what(self, first: int) -> str:
+        return f"the tokens from {first} on at block {self._block.number}"

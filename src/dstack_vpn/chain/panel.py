@@ -52,6 +52,8 @@ class Opening:
     head: Header
     checkpoint: Checkpoint | None
     """The contract's state at `head`; None when the head moved while it was read."""
+    extras: tuple[Any, ...]
+    """What the extra calls answered, at the same block too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,11 +169,16 @@ class Panel:
             provider.head = head.block.number
         return heads, Answers(values, errors)
 
-    async def open(self) -> tuple[dict[Provider, Opening], Answers]:
+    async def open(
+        self, extras: Sequence[Call[Any]] = ()
+    ) -> tuple[dict[Provider, Opening], Answers]:
         """Ask everybody for all that a start takes, in one batch.
 
         The head is asked twice, around the contract's state: when it is the same block, the state
         belongs to it.
+
+        Args:
+            extras: calls that confirm a saved state at the newest block; they may fail.
 
         Raises:
             WrongChainError: a provider is on another chain, or the contract is not one of ours.
@@ -181,6 +188,7 @@ class Panel:
             *self._identity_calls(),
             calls.latest(),
             calls.latest_checkpoint(self.contract),
+            *map(calls.optional, extras),
             calls.latest(),
         ]
         plan = dict.fromkeys(self.providers, batch)
@@ -190,7 +198,7 @@ class Panel:
         identities: dict[Provider, Identity] = {}
         errors = dict(answers.errors)
         for provider, value in answers.values.items():
-            _, genesis, code, before, stated, head = value
+            _, genesis, code, before, stated, *more, head = value
             try:
                 identity = Identity.of(genesis, code)
                 self._check_identity(provider, identity)
@@ -201,7 +209,7 @@ class Panel:
             self._checked[provider] = generations[provider]
             provider.head = head.block.number
             still = before.block == head.block
-            openings[provider] = Opening(head, checkpoint if still else None)
+            openings[provider] = Opening(head, checkpoint if still else None, tuple(more))
             identities[provider] = identity
         answers = Answers(answers.values, errors)
         if self.identity is None:
