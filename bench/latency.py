@@ -23,7 +23,7 @@ async def event_to_peer(bench: Bench) -> Samples:
 
     The clock starts when the block is asked for (the transaction waits in the pool, so what the
     chain then does is to make one block) and stops when the new peer is seen on the device, read
-    through its UAPI socket every half millisecond. The agent hears of the block over a WebSocket.
+    through its UAPI socket every 2 ms. The agent hears of the block over a WebSocket.
     The floor takes the same way on the same chain and host with 100 lines of plain Python that
     know everything before: a bare client is told of the contract's log, asks the chain once for
     the contract's checkpoint at that block, and writes the one peer to a device with as many

@@ -24,8 +24,10 @@ class Kind:
 
 KINDS = (
     Kind("members", "members of the network", ""),
-    Kind("event_to_peer_ms", "receipt of a grant to the peer on another member's device", "ms", 1),
-    Kind("event_to_peer_polling_ms", "the same with polling instead of a WebSocket", "ms", 1),
+    Kind(
+        "event_to_peer_ms", "receipt of a grant to the peer on another member's device (*)", "ms", 1
+    ),
+    Kind("event_to_peer_polling_ms", "the same with polling instead of a WebSocket (*)", "ms", 1),
     Kind(
         "revoke_to_last_packet_ms",
         "receipt of a revocation to the last packet that a member accepted (*)",
@@ -48,7 +50,7 @@ KINDS = (
 
 FOOTNOTE = (
     "(*) The receipt as the sender of the transaction sees it. Below zero the members, who hear of "
-    "the block by themselves, had cut the node off before the sender knew that it was in a block."
+    "the block by themselves, had acted before the sender knew that it was in a block."
 )
 
 
