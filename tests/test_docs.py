@@ -306,7 +306,6 @@ def test_variables_exist(page: str) -> None:
 # Programs
 
 
-@pytest.mark.xfail(strict=False, reason="bridge.events() puts a deque, which has no hash, in a set")
 async def test_the_program_of_the_embedding_page_runs(lab: Lab, nft: AccessNFT) -> None:
     """It runs as it stands, tells of a grant and a revocation, and takes the device down."""
     found = re.search(

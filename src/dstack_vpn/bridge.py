@@ -42,6 +42,8 @@ from dstack_vpn.wireguard.userspace import UserspaceDevice
 
 log = structlog.get_logger(component="bridge")
 
+SETTLE_TIME = 5.0
+"""Seconds that a stop waits for the cycle under way."""
 EVENT_BACKLOG = 1000
 """Events kept for a subscriber who does not read; older ones are dropped."""
 
@@ -105,7 +107,7 @@ class WireGuardContractBridge:
         self._server: HealthServer | None = None
         self._task: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
-        self._subscribers: set[deque[Event]] = set()
+        self._subscribers: list[deque[Event]] = []
 
     @property
     def settings(self) -> Settings:
@@ -174,6 +176,8 @@ class WireGuardContractBridge:
         """
         task, self._task = self._task, None
         if task is not None:
+            if self._reconciler is not None:
+                await self._reconciler.settle(within=SETTLE_TIME)
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError, DstackVpnError):
                 await task
@@ -262,7 +266,7 @@ class WireGuardContractBridge:
         A subscriber who does not read for long loses the oldest events.
         """
         backlog: deque[Event] = deque(maxlen=EVENT_BACKLOG)
-        self._subscribers.add(backlog)
+        self._subscribers.append(backlog)
         try:
             while True:
                 while backlog:
@@ -271,7 +275,8 @@ class WireGuardContractBridge:
                     return
                 await self._changed.wait()
         finally:
-            self._subscribers.discard(backlog)
+            # By identity: two empty backlogs are equal.
+            self._subscribers = [s for s in self._subscribers if s is not backlog]
 
     async def __aenter__(self) -> Self:
         await self.start()

@@ -77,6 +77,7 @@ class Reconciler:
         self._clock = ChainClock()
         self._next_expiry: int | None = None
         self._wake = asyncio.Event()
+        self._cycling = asyncio.Lock()
         self._resolver = Resolver(self._resolved)
         self._applier = Applier(
             local=local,
@@ -133,10 +134,21 @@ class Reconciler:
     async def _reconcile(self) -> None:
         while True:
             self._wake.clear()
-            await self.cycle()
+            async with self._cycling:
+                await self.cycle()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._pause()):
                     await self._wake.wait()
+
+    async def settle(self, *, within: float) -> None:
+        """Let the cycle under way end, and no other begin, so that what it did is also recorded.
+
+        Args:
+            within: seconds after which it is not waited for any longer.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within):
+                await self._cycling.acquire()
 
     def _resolved(self) -> None:
         self._applier.request_compare()

@@ -126,13 +126,19 @@ class Follower:
         """Look once, and follow the chain to the newest block on which the providers agree.
 
         Raises:
-            WrongChainError: a provider has become one of another chain.
+            WrongChainError: nothing has been verified yet, and a provider is of another chain.
         """
         # Cleared before anything is read: a wake-up that comes now leads to another poll.
         self._wake.clear()
         try:
             await self._poll()
         except ChainError as error:
+            self._note(error)
+        except WrongChainError as error:
+            # Once verified, this is a provider gone wrong, not a mistake of the user: whoever can
+            # make one provider lie must not end every node. What is known is held.
+            if self._journal is None:
+                raise
             self._note(error)
         self._polled_at = self._now()
         return self.view
@@ -338,7 +344,7 @@ class Follower:
             nodes=journal.nodes,
         )
 
-    def _note(self, error: ChainError) -> None:
+    def _note(self, error: ChainError | WrongChainError) -> None:
         self._turn += 1
         text = str(error)
         if text != self._last_error:
