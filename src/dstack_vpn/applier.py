@@ -16,10 +16,17 @@ import structlog
 from dstack_vpn.errors import DeviceError
 from dstack_vpn.mesh.access import Decision
 from dstack_vpn.mesh.device import AddPeer, DeviceChange, RemovePeer, SeenDevice, WantedDevice
-from dstack_vpn.mesh.diff import diff
+from dstack_vpn.mesh.diff import NOT_A_MEMBER, diff
 from dstack_vpn.mesh.keys import PublicKey
 from dstack_vpn.mesh.membership import Membership
-from dstack_vpn.mesh.plan import LocalNode, Plan, candidates, make_plan
+from dstack_vpn.mesh.plan import (
+    LocalNode,
+    Plan,
+    candidates,
+    make_plan,
+    peers_of,
+    removal_reasons,
+)
 from dstack_vpn.mesh.sentence import describe
 from dstack_vpn.mesh.snapshot import Snapshot
 from dstack_vpn.resolve import Resolver
@@ -98,12 +105,14 @@ class Applier:
         block = membership.block.number
         started = time.monotonic()
         try:
+            removed = await self._remove_at_once(snapshot, own)
             seen = await self._see()
             plan, change = self.plan(snapshot, membership, own, seen, now=now)
             (wanted,) = plan.devices
             if change:
                 await self._device.apply(change)
                 seen = await self._see()
+            change = replace(change, peers=removed + change.peers)
         except DeviceError as error:
             self._retry_at = now + self._retry_delay
             self._retry_delay = min(self._retry_delay * 2, RETRY_MOST)
@@ -176,6 +185,26 @@ class Applier:
             return await self._device.seen()
         except DeviceError:
             return None
+
+    async def _remove_at_once(self, snapshot: Snapshot, own: Decision) -> tuple[RemovePeer, ...]:
+        """Remove those of the last plan who are no longer members, before anything is read.
+
+        A removal needs no knowledge of the device, so it waits for none: reading a large device
+        takes longer than the removal itself, and may fail.
+        """
+        if self._plan is None:
+            return ()
+        members = peers_of(snapshot.decisions, own, snapshot.closed)
+        reasons = removal_reasons(snapshot.decisions, own, snapshot.closed)
+        gone = tuple(
+            RemovePeer(key=key, reason=reasons.get(key, NOT_A_MEMBER))
+            for device in self._plan.devices
+            for key in device.peers
+            if key not in members
+        )
+        if gone:
+            await self._device.apply(DeviceChange(name=self._local.interface, peers=gone))
+        return gone
 
     async def _see(self) -> SeenDevice:
         seen = await self._device.seen()

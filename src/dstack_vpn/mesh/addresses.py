@@ -6,6 +6,7 @@ one without asking anybody.
 
 import hashlib
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 
 from dstack_vpn.mesh.device import IpInterface, IpNetwork
@@ -67,8 +68,18 @@ class AddressPlan:
         return tuple(addresses)
 
     def hosts(self, token_id: int) -> tuple[IpNetwork, ...]:
-        """The addresses of a token as single-host networks: its allowed IPs, IPv4 first."""
-        return tuple(
-            IPv4Network(i.ip) if isinstance(i, IPv4Interface) else IPv6Network(i.ip)
-            for i in self.interfaces(token_id)
-        )
+        """The addresses of a token as single-host networks: its allowed IPs, IPv4 first.
+
+        Raises:
+            ValueError: the token is not addressable.
+        """
+        return _hosts(self, token_id)
+
+
+@lru_cache(maxsize=2**17)
+def _hosts(plan: AddressPlan, token_id: int) -> tuple[IpNetwork, ...]:
+    # Asked for every member in every plan; making the objects anew was most of a plan's time.
+    return tuple(
+        IPv4Network((int(i.ip), 32)) if i.version == 4 else IPv6Network((int(i.ip), 128))
+        for i in plan.interfaces(token_id)
+    )

@@ -128,39 +128,26 @@ def make_plan(
         wall_now: seconds since 1970, only to age handshakes.
         closed: why all peers must go although they are members, or None.
     """
-    granted = {d.key for d in decisions if d.granted}
-    reasons = {
-        d.key: f"{d.verdict}: {d.reason}"
-        for d in decisions
-        # Whoever copied a member's key says nothing about why the member goes.
-        if d.key and d.key not in granted
-    }
+    reasons = removal_reasons(decisions, own, closed)
     notes: dict[int, tuple[str, ...]] = {}
     peers: dict[PublicKey, WantedPeer] = {}
     clock = _Clock(local, seen, since, now, wall_now)
-    if closed is not None or not own.granted:
-        why = closed or f"this node itself is {own.verdict}: {own.reason}"
-        reasons = {d.key: why for d in decisions if d.key} | reasons
-    else:
-        members = [d for d in decisions if d.granted and d.token_id != own.token_id]
-        for decision in sorted(members, key=lambda d: d.token_id):
-            assert decision.key is not None
-            endpoints, trouble = candidates(
-                nodes[decision.token_id].endpoint, decision.node_id, local
-            )
-            addresses, more = _resolve(endpoints, resolved, local)
-            endpoint, keepalive = clock.approach(decision.key, addresses)
-            if trouble or more:
-                notes[decision.token_id] = trouble + more
-            peers[decision.key] = WantedPeer(
-                key=decision.key,
-                token_id=decision.token_id,
-                node_id=decision.node_id,
-                allowed_ips=local.addresses.hosts(decision.token_id),
-                endpoint=endpoint,
-                keepalive=keepalive,
-            )
-        peers = clock.cap_on_link(peers)
+    members = peers_of(decisions, own, closed)
+    for key, decision in sorted(members.items(), key=lambda item: item[1].token_id):
+        endpoints, trouble = candidates(nodes[decision.token_id].endpoint, decision.node_id, local)
+        addresses, more = _resolve(endpoints, resolved, local)
+        endpoint, keepalive = clock.approach(key, addresses)
+        if trouble or more:
+            notes[decision.token_id] = trouble + more
+        peers[key] = WantedPeer(
+            key=key,
+            token_id=decision.token_id,
+            node_id=decision.node_id,
+            allowed_ips=local.addresses.hosts(decision.token_id),
+            endpoint=endpoint,
+            keepalive=keepalive,
+        )
+    peers = clock.cap_on_link(peers)
     device = WantedDevice(
         name=local.interface,
         public_key=local.public_key,
@@ -175,6 +162,32 @@ def make_plan(
         notes=MappingProxyType(notes),
         wake_at=clock.wake_at,
     )
+
+
+def peers_of(
+    decisions: Sequence[Decision], own: Decision, closed: str | None
+) -> dict[PublicKey, Decision]:
+    """Who may be a peer of this node, by key; nobody when it is no member itself, or closed."""
+    if closed is not None or not own.granted:
+        return {}
+    return {d.key: d for d in decisions if d.granted and d.key and d.token_id != own.token_id}
+
+
+def removal_reasons(
+    decisions: Sequence[Decision], own: Decision, closed: str | None
+) -> dict[PublicKey, str]:
+    """Why a key that may be on a device must not be a peer, as far as there is a token with it."""
+    granted = {d.key for d in decisions if d.granted}
+    reasons = {
+        d.key: f"{d.verdict}: {d.reason}"
+        for d in decisions
+        # Whoever copied a member's key says nothing about why the member goes.
+        if d.key and d.key not in granted
+    }
+    if closed is None and own.granted:
+        return reasons
+    why = closed or f"this node itself is {own.verdict}: {own.reason}"
+    return {d.key: why for d in decisions if d.key} | reasons
 
 
 def _own_addresses(own: Decision, local: LocalNode) -> tuple[IpInterface, ...]:
