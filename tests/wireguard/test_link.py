@@ -1,4 +1,4 @@
-"""The interface: what iproute2 is told, what it says, and which ranges the host has already."""
+"""The interface: what iproute2 is told, what became of it, and which ranges the host has."""
 
 from ipaddress import IPv4Network, ip_interface, ip_network
 
@@ -10,26 +10,6 @@ from dstack_vpn.wireguard import link
 from lab.fixtures import need_lab
 from lab.process import run
 from wireguard.samples import unique_name
-
-
-def test_a_link_is_read() -> None:
-    """MTU, state and addresses; link-local ones are the kernel's own business."""
-    text = """[{"ifname":"wg0","flags":["POINTOPOINT","NOARP","UP","LOWER_UP"],"mtu":1420,
-      "addr_info":[{"family":"inet6","local":"fd00::7","prefixlen":48},
-                   {"family":"inet","local":"10.213.0.7","prefixlen":16},
-                   {"family":"inet6","local":"fe80::1","prefixlen":64}]}]"""
-    state = link.parse_link(text)
-    assert (state.mtu, state.up) == (1420, True)
-    assert state.addresses == (ip_interface("10.213.0.7/16"), ip_interface("fd00::7/48"))
-
-
-@pytest.mark.parametrize(
-    "text", ["", "[]", "{}", "[{}]", "[[]]", "x", '[{"mtu":1,"flags":[],"addr_info":[{}]}]']
-)
-def test_what_ip_never_prints_is_an_error(text: str) -> None:
-    """Another format is not taken for a link without addresses."""
-    with pytest.raises(DeviceError, match="form that we do not know"):
-        link.parse_link(text)
 
 
 def test_a_change_in_the_words_of_ip() -> None:
@@ -71,7 +51,7 @@ async def test_a_link_is_altered(interface: str) -> None:
     )
     for _ in range(2):
         assert await link.alter(interface, change) == ()
-        state = await link.read(interface)
+        state = link.read(interface)
         assert state is not None
         assert (state.mtu, state.up, state.addresses) == (1380, True, change.add_addresses)
     tentative = await run("ip", "-6", "address", "show", "dev", interface, "scope", "global")
@@ -91,7 +71,7 @@ async def test_one_refused_line_does_not_stop_the_others(interface: str) -> None
     )
     with pytest.raises(DeviceError, match="ip -force -batch - failed: "):
         await link.alter(interface, change)
-    state = await link.read(interface)
+    state = link.read(interface)
     assert state is not None
     assert (state.up, state.addresses) == (True, change.add_addresses)
 
@@ -107,7 +87,7 @@ async def test_without_ipv6_the_rest_works(interface: str) -> None:
     )
     (warning,) = await link.alter(interface, change)
     assert "IPv6 is switched off" in warning
-    state = await link.read(interface)
+    state = link.read(interface)
     assert state is not None
     assert state.addresses == change.add_addresses[:1]
 
@@ -136,5 +116,5 @@ async def test_an_address_without_a_route_counts_too(interface: str) -> None:
 async def test_a_missing_interface_is_none() -> None:
     """No interface is no error."""
     need_lab()
-    assert await link.read("no-such-link") is None
+    assert link.read("no-such-link") is None
     assert not link.exists("no-such-link")

@@ -179,6 +179,12 @@ async def test_destroy_works_after_adoption_without_a_marker(
     assert not link.exists(name)
 
 
+def stopped(pid: int) -> bool:
+    """Whether no thread of a process runs any more (SIGSTOP)."""
+    stats = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/stat")]
+    return all(stat.rpartition(")")[2].split()[0] == "T" for stat in stats)
+
+
 async def test_a_process_that_does_not_listen_to_reason_is_killed(
     name: str, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -189,6 +195,8 @@ async def test_a_process_that_does_not_listen_to_reason_is_killed(
     await bring(made)
     owner = await must_own(name)
     owner.signal(signal.SIGSTOP)
+    # The signal is there at once; each thread notices when it runs next.
+    await until(lambda: stopped(owner.pid), "the device is stopped")
     with pytest.raises(DeviceError, match=f"{name} did not answer within"):
         await made.seen()
     await make().destroy()

@@ -74,7 +74,7 @@ class UserspaceDevice:
 
     async def seen(self) -> SeenDevice | None:
         """See `Backend.seen`."""
-        state = await link.read(self._name)
+        state = link.read(self._name)
         async with self._claim.reach() as channel:
             if channel is None or state is None:
                 return None
