@@ -2,6 +2,8 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 PYTHON := .venv/bin/python
+# Node.js and npm come with the Python environment, so that all have the same.
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
 LAB := scripts/lab
 # Two workers fit two cores; the lab gives each its own hosts.
 WORKERS ?= 2

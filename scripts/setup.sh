@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Installs what the project needs: system packages, a Python environment, npm packages. Each step
-# runs once and again when what it rests on changes. Needs Linux; system packages are installed with
-# apt as root or through sudo, elsewhere a sentence says what to install.
+# Installs what the project needs: system packages, a Python environment (which brings Node.js), and
+# npm packages. Each step runs once, and again when what it rests on changes. Needs Linux; system
+# packages are installed with apt as root or through sudo, elsewhere a sentence says what to install.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 mkdir -p .stamps
@@ -12,7 +12,7 @@ die() { say "$*"; exit 2; }
 # Command -> Debian package that brings it.
 needed=(
   "ip:iproute2" "ping:iputils-ping" "nft:nftables" "wg:wireguard-tools"
-  "wireguard-go:wireguard-go" "unshare:util-linux" "node:nodejs" "npm:npm" "git:git"
+  "wireguard-go:wireguard-go" "unshare:util-linux" "git:git"
 )
 
 [ "$(uname -s)" = Linux ] || die "dstack-vpn needs Linux (network namespaces, TUN devices)"
@@ -68,7 +68,7 @@ fi
 
 if [ ! -d contracts/node_modules ] || due npm contracts/package-lock.json; then
   say "installing npm packages for the contract and the test chain"
-  npm ci --prefix contracts --no-audit --no-fund --loglevel=error >.stamps/npm.log 2>&1 ||
+  PATH="$PWD/.venv/bin:$PATH" npm ci --prefix contracts --no-audit --no-fund --loglevel=error >.stamps/npm.log 2>&1 ||
     { tail -n 20 .stamps/npm.log >&2; die "npm ci failed"; }
   stamp npm contracts/package-lock.json
 fi
