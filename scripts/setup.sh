@@ -12,7 +12,7 @@ die() { say "$*"; exit 2; }
 # Command -> Debian package that brings it.
 needed=(
   "ip:iproute2" "ping:iputils-ping" "nft:nftables" "wg:wireguard-tools"
-  "wireguard-go:wireguard-go" "unshare:util-linux" "git:git"
+  "wireguard-go:wireguard-go" "unshare:util-linux" "ps:procps" "curl:curl" "git:git"
 )
 
 [ "$(uname -s)" = Linux ] || die "dstack-vpn needs Linux (network namespaces, TUN devices)"

@@ -33,12 +33,9 @@ def main(arguments: list[str]) -> int:
             sys.stdout.write(asyncio.run(dry_run(settings)) + "\n")
         else:
             asyncio.run(_serve(settings, reset_state=asked.reset_state))
-    except UserError as error:
-        sys.stderr.write(f"dstack-vpn: {error}\n")
-        return error.exit_code
     except DstackVpnError as error:
         sys.stderr.write(f"dstack-vpn: {error}\n")
-        return 1
+        return error.exit_code
     except KeyboardInterrupt:
         return 130
     return 0
@@ -46,22 +43,28 @@ def main(arguments: list[str]) -> int:
 
 async def _serve(settings: Settings, *, reset_state: bool) -> None:
     """Run the bridge until a signal asks it to stop, or it fails."""
-    stop = asyncio.Event()
+    task = asyncio.current_task()
+    assert task is not None
     loop = asyncio.get_running_loop()
+    asked = asyncio.Event()
+
+    def ask() -> None:
+        # Once: a second signal must not interrupt the stop that the first one began.
+        if not asked.is_set():
+            asked.set()
+            task.cancel()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, ask)
     bridge = WireGuardContractBridge(settings=settings)
-    await bridge.start(reset_state=reset_state)
     try:
-        async with asyncio.TaskGroup() as group:
-            ended = group.create_task(bridge.wait_stopped(), name="bridge ended")
-            asked = group.create_task(stop.wait(), name="signal")
-            await asyncio.wait({ended, asked}, return_when=asyncio.FIRST_COMPLETED)
-            asked.cancel()
-            ended.cancel()
-    except* DstackVpnError as failed:
-        raise failed.exceptions[0] from None
+        await bridge.start(reset_state=reset_state)
+        await bridge.wait_stopped()
+    except asyncio.CancelledError:
+        if not asked.is_set():
+            raise
     finally:
+        asked.set()
         await bridge.stop()
 
 
