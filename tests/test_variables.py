@@ -26,7 +26,7 @@ BAD: Mapping[str, list[str] | str] = {
     "DARK_AFTER": ["0", "86401", "soon"],
     "DARK_CLOSE_AFTER": ["-1", "31536001", "never"],
     "WIREGUARD_PRIVATE_KEY": ANYTHING,  # `identity` reads it; test_identity has what it refuses
-    "WG_INTERFACE": ["sixteen-letters-", "wg/0", "..", "wg 0", "wg\u00e9"],
+    "WG_INTERFACE": ["sixteen-letters-", "wg/0", "..", ".wg", "-wg", "wg 0", "wg\u00e9"],
     "LISTEN_PORT": ["0", "65536", "+1", "port"],
     "MTU": ["1279", "65536", "auto"],
     "KEEPALIVE": ["-1", "65536", "off"],

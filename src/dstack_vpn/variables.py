@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
 
-from dstack_vpn.mesh.access import is_node_id
+from dstack_vpn.mesh.access import NODE_ID_RULE, is_node_id
 from dstack_vpn.mesh.addresses import DEFAULT_IPV4
 from dstack_vpn.mesh.endpoint import Endpoint, parse_endpoint
 from dstack_vpn.mesh.membership import Address
@@ -150,9 +150,12 @@ def _optional(parse: Callable[[str], Any]) -> Callable[[str], Any]:
     return lambda text: parse(text) if text else None
 
 
+_INTERFACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}")
+
+
 def _interface(text: str) -> str:
-    plain = text.isascii() and all(c.isalnum() or c in "_-." for c in text)
-    if not plain or not 1 <= len(text) <= 15 or text in {".", ".."}:
+    # Programs would take a leading hyphen for an option.
+    if not _INTERFACE.fullmatch(text):
         raise ValueError(f"is {_quoted(text)}")
     return text
 
@@ -218,7 +221,7 @@ VARIABLES: tuple[Variable, ...] = (
         field="node_id",
         parse=_node_id,
         default=None,
-        accepted="a DNS label: 1 to 63 of a-z, 0-9 and hyphen, no hyphen at either end",
+        accepted=NODE_ID_RULE,
         meaning="Name of this node, as its token has it.",
     ),
     Variable(
@@ -316,7 +319,9 @@ VARIABLES: tuple[Variable, ...] = (
         field="interface",
         parse=_interface,
         default="wg0",
-        accepted="1 to 15 letters, digits, hyphens, dots or underscores",
+        accepted=(
+            "1 to 15 letters, digits, hyphens, dots or underscores, no hyphen or dot at the front"
+        ),
         meaning="Name of the WireGuard interface.",
     ),
     Variable(
@@ -425,3 +430,8 @@ VARIABLES: tuple[Variable, ...] = (
 
 KEY_FILE_VARIABLE = "WIREGUARD_PRIVATE_KEY_FILE"
 """Path of the key; `identity` reads it, and refuses a file that others can read."""
+
+SETTING_NAMES = frozenset(v.name for v in VARIABLES) | {
+    f"{v.name}_FILE" for v in VARIABLES if v.secret
+}
+"""Every name that `config` looks up."""

@@ -9,10 +9,8 @@ import typer
 from dstack_vpn.cli.options import AsJson, Commands, examples
 from dstack_vpn.cli.show import put, put_json
 from dstack_vpn.errors import HostError, SettingError
-from dstack_vpn.identity import write_key_file
+from dstack_vpn.identity import ACCEPTED, write_key_file
 from dstack_vpn.mesh.keys import PrivateKey
-
-ACCEPTED = "44 characters of base64, as `dstack-vpn keys generate` or `wg genkey` make them"
 
 
 def generate(

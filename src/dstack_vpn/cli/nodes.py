@@ -4,13 +4,14 @@ from typing import Any
 
 from dstack_vpn.chain.checksum import to_checksum
 from dstack_vpn.cli.options import AsJson, Commands, EnvFile, NodeRef, examples
+from dstack_vpn.cli.parse import parse_node_ref
 from dstack_vpn.cli.session import read_membership, read_settings, unknown_node
 from dstack_vpn.cli.show import moment, plain, put, put_facts, put_json, put_table
 from dstack_vpn.config import Settings
 from dstack_vpn.errors import UserError
 from dstack_vpn.mesh.access import Decision
 from dstack_vpn.mesh.addresses import AddressPlan
-from dstack_vpn.mesh.membership import Membership, Node
+from dstack_vpn.mesh.membership import Membership
 from dstack_vpn.web.render import render_decision
 
 
@@ -87,13 +88,11 @@ def _facts(settings: Settings, membership: Membership, decision: Decision) -> di
 
 
 def _find(membership: Membership, text: str) -> int:
-    digits = text.removeprefix("#")
-    number = int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 78 else 0
-    found: list[Node] = []
-    if not text.startswith("#"):
-        found = [n for n in membership.nodes.values() if n.node_id == text]
-    if number in membership.nodes and membership.nodes[number] not in found:
-        found.append(membership.nodes[number])
+    name, number = parse_node_ref(text)
+    found = [n for n in membership.nodes.values() if n.node_id == name]
+    by_number = None if number is None else membership.nodes.get(number)
+    if by_number is not None and by_number not in found:
+        found.append(by_number)
     if not found:
         raise unknown_node(text)
     if len(found) > 1:

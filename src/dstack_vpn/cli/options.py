@@ -37,8 +37,7 @@ NodeRef = Annotated[
 ]
 
 PATIENCE = 120.0
-# We chose: far above what Base ever asked, and the most that a lying provider can make one pay.
-MAX_FEE = 100.0
+"""Seconds; Base makes a block every two."""
 
 
 def examples(*lines: str) -> str:

@@ -5,7 +5,8 @@ from datetime import UTC, datetime
 
 from dstack_vpn.chain.checksum import to_checksum
 from dstack_vpn.errors import SettingError
-from dstack_vpn.mesh.access import is_node_id
+from dstack_vpn.mesh.access import NODE_ID_RULE, is_node_id
+from dstack_vpn.mesh.endpoint import parse_endpoint
 from dstack_vpn.mesh.keys import PublicKey
 from dstack_vpn.mesh.membership import Address
 
@@ -33,9 +34,16 @@ def parse_address(argument: str, text: str) -> Address:
 def parse_node_id(argument: str, text: str) -> str:
     """Read a node id."""
     if not is_node_id(text):
-        accepted = "a DNS label: 1 to 63 of a-z, 0-9 and hyphen, no hyphen at either end"
-        raise SettingError(argument, "is not a DNS label", accepted)
+        raise SettingError(argument, "is not a DNS label", NODE_ID_RULE)
     return text
+
+
+def parse_node_ref(text: str) -> tuple[str | None, int | None]:
+    """Read what names a node: the node id and the token id that it may be; ``#7`` is no node id."""
+    digits = text.removeprefix("#")
+    # Every number of 77 digits fits the contract's 256 bits.
+    number = int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 78 else None
+    return (None if text.startswith("#") else text), number
 
 
 def parse_public_key(argument: str, text: str) -> PublicKey:
@@ -49,8 +57,6 @@ def parse_public_key(argument: str, text: str) -> PublicKey:
 
 def parse_endpoint_text(argument: str, text: str) -> str:
     """Read what a holder publishes as endpoint; members would leave out anything else."""
-    from dstack_vpn.mesh.endpoint import parse_endpoint  # noqa: PLC0415
-
     if not text:
         return ""
     try:

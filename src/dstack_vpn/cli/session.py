@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
-from dstack_vpn.chain.admin import AdminProvider, ContractAdmin, Receipt
+from dstack_vpn.chain.admin import AdminProvider, ContractAdmin, Receipt, artifact
 from dstack_vpn.chain.follow import Follower
 from dstack_vpn.chain.providers import open_providers
+from dstack_vpn.cli.parse import parse_node_ref
 from dstack_vpn.cli.show import note, progress
 from dstack_vpn.cli.signer import load_account
 from dstack_vpn.config import Settings, load_settings
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from eth_account.signers.local import LocalAccount
 
 T = TypeVar("T")
+
+NODE_ACCESS = "string,string,uint256,bool"
+"""What `getNodeAccess` returns; the node id is first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,8 +98,6 @@ def write(signing: Signing, build: Build) -> Receipt:
 
 def deploy(signing: Signing) -> tuple[Receipt, "LocalAccount", Settings]:
     """Make a new contract of the kind that this package ships."""
-    from dstack_vpn.chain.admin import artifact  # noqa: PLC0415
-
     # There is no address before there is a contract, so any will do.
     settings = read_settings(signing.env_file, CONTRACT_ADDRESS="0x" + "00" * 20)
     account = load_account(signing.env_file, signing.keystore)
@@ -164,11 +166,10 @@ async def find_node(admin: ContractAdmin, text: str) -> Named:
     Raises:
         UserError: there is none, or two that could be meant.
     """
-    sharp, digits = text.startswith("#"), text.removeprefix("#")
-    number = int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 78 else None
+    name, number = parse_node_ref(text)
     by_name = 0
-    if not sharp:
-        (by_name,) = await admin.view("getTokenIdByNodeId(string)", text)
+    if name is not None:
+        (by_name,) = await admin.view("getTokenIdByNodeId(string)", name)
     if by_name and number not in (None, by_name) and await _exists(admin, number):
         raise UserError(
             f"NODE {text} is the node id of token {by_name} and a token id too; accepted:"
@@ -187,9 +188,6 @@ async def _exists(admin: ContractAdmin, token_id: int | None) -> bool:
     except UserError:
         return False
     return True
-
-
-NODE_ACCESS = "string,string,uint256,bool"
 
 
 def unknown_node(text: str) -> UserError:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dstack_vpn.chain.admin import ContractAdmin, Receipt, calldata
-from dstack_vpn.cli.options import MAX_FEE, PATIENCE, AsJson, EnvFile, Keystore, MaxFee, Patience
+from dstack_vpn.chain.admin import MAX_FEE_GWEI, ContractAdmin, Receipt, calldata
+from dstack_vpn.cli.options import PATIENCE, AsJson, EnvFile, Keystore, MaxFee, Patience
 from dstack_vpn.cli.session import Named, Signing, find_node, write
 from dstack_vpn.cli.show import plain, put, put_json
 
@@ -31,7 +31,7 @@ _OPTIONS: tuple[tuple[str, Any, Any], ...] = (
     ("env_file", EnvFile, None),
     ("keystore", Keystore, None),
     ("patience", Patience, PATIENCE),
-    ("max_fee", MaxFee, MAX_FEE),
+    ("max_fee", MaxFee, MAX_FEE_GWEI),
     ("as_json", AsJson, False),
 )
 

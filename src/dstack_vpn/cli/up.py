@@ -12,8 +12,8 @@ from dstack_vpn.config import load_settings
 EXAMPLES = examples(
     "dstack-vpn up --env-file node-a.env",
     "NODE_ID=node-a NETWORK=hardhat dstack-vpn up",
-    "dstack-vpn up --dry-run     say what would be done, and do nothing",
-    "dstack-vpn up --reset-state     accept a local chain that began anew",
+    "dstack-vpn up --dry-run          say what would be done, and do nothing",
+    "dstack-vpn up --reset-state      accept a local chain that began anew",
 )
 
 

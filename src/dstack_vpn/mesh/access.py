@@ -6,13 +6,16 @@ node out whatever else holds (fail closed).
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
 from dstack_vpn.mesh.addresses import MAX_TOKEN_ID
 from dstack_vpn.mesh.keys import PublicKey
 from dstack_vpn.mesh.membership import ZERO_KEY, Membership, Node
+
+NODE_ID_RULE = "a DNS label: 1 to 63 of a-z, 0-9 and hyphen, no hyphen at either end"
+"""What `is_node_id` accepts, for error sentences."""
 
 _NODE_ID = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
@@ -182,8 +185,5 @@ def judge_self(decisions: tuple[Decision, ...], node_id: str, key: PublicKey) ->
 
 def next_expiry(membership: Membership, *, chain_now: float) -> int | None:
     """The next chain time at which a verdict changes by itself, or None."""
-    return min(_future_expiries(membership, chain_now), default=None)
-
-
-def _future_expiries(membership: Membership, chain_now: float) -> Iterator[int]:
-    return (n.expires_at for n in membership.nodes.values() if n.expires_at > chain_now)
+    ends = (n.expires_at for n in membership.nodes.values() if n.expires_at > chain_now)
+    return min(ends, default=None)
