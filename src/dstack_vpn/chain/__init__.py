@@ -8,4 +8,7 @@ Each node reads the chain itself and believes no single answer that it can check
     pages               a snapshot at one block (I/O)   journal   the recent blocks (pure)
     advance             from one block to a newer (I/O)
     follow              `Follower`: start, poll, wait   admin     signed writes, for the CLI only
+    providers           the URLs of the settings        revert    why a call was refused (pure, CLI)
+
+`keccak` and `checksum` are the hash and the spelling of addresses that all of them share.
 """

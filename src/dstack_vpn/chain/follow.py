@@ -17,14 +17,14 @@ from dstack_vpn.chain import calls
 from dstack_vpn.chain.advance import Advance, OutOfWindowError, UnprovenError
 from dstack_vpn.chain.header import Header
 from dstack_vpn.chain.journal import WINDOW, Journal
-from dstack_vpn.chain.pages import MAX_TOKENS, PAGE, Snapshot
+from dstack_vpn.chain.pages import MAX_TOKENS, PAGE, SnapshotReader
 from dstack_vpn.chain.panel import Answers, Identity, Panel
 from dstack_vpn.chain.rpc import Provider
 from dstack_vpn.errors import ChainError, WrongChainError
 from dstack_vpn.mesh.membership import NO_NODES, Address, Block, Checkpoint, Membership
 from dstack_vpn.mesh.snapshot import ChainView
 
-log = structlog.get_logger(component="chain")
+log = structlog.get_logger()
 
 PATIENCE_PER_CONFIRMATION = 12.0
 """Seconds; see `rollback_patience`."""
@@ -302,7 +302,8 @@ class Follower:
         # The age of access that is younger than the snapshot would be wrong in it.
         usable = known is not None and known.block.number <= base.block.number
         nodes = known.nodes if known is not None and usable else NO_NODES
-        stated, nodes = await Snapshot(self._panel, base.block, source, nodes).read()
+        reader = SnapshotReader(self._panel, base.block, source, nodes)
+        stated, nodes = await reader.read()
         journal = Journal(base.block, stated, nodes, window=self._window)
         if base.block != target.block:
             await Advance(self._panel, journal, target, heads).run(source)

@@ -27,7 +27,7 @@ MAX_TOKENS = 1_000_000
 _AT_ONCE = 4
 
 
-class Snapshot:
+class SnapshotReader:
     """The reading of all tokens at a block."""
 
     def __init__(

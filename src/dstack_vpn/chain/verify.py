@@ -12,7 +12,7 @@ from typing import Any
 from dstack_vpn.chain.contract import NODE_CHANGED, NodeChanged, decode_node_changed
 from dstack_vpn.chain.header import Header, in_bloom, parse_bytes, parse_quantity
 from dstack_vpn.errors import BadAnswerError
-from dstack_vpn.mesh.membership import Address, Block, BlockHash, Checkpoint, Node, Nodes
+from dstack_vpn.mesh.membership import Address, Block, Checkpoint, Node, Nodes
 
 Changes = Mapping[int, Node | None]
 """Token id to the node after a block, None when it was burned."""
@@ -26,21 +26,6 @@ class Step:
     checkpoint: Checkpoint
     """As folded: the contract's state at the end of the block."""
     changes: Changes
-
-
-def check_links(headers: Sequence[Header], ancestor: BlockHash) -> None:
-    """Check that headers follow each other without a gap, the first on the ancestor.
-
-    Raises:
-        BadAnswerError: they do not.
-    """
-    parent = ancestor
-    for header in headers:
-        if header.block.parent_hash != parent:
-            raise BadAnswerError(
-                "parent", f"block {header.block.number} does not follow the block before it"
-            )
-        parent = header.block.hash
 
 
 def may_have_changes(header: Header, contract: Address) -> bool:
