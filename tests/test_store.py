@@ -15,11 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dstack_vpn.errors import HostError
+from dstack_vpn.errors import HostError, StoreError
 from dstack_vpn.mesh.access import Verdict
 from dstack_vpn.mesh.events import Event, EventKind
 from dstack_vpn.mesh.membership import Address, Checkpoint, Node
-from dstack_vpn.store import JOURNAL_LIMIT, Saved, Store, StoreError
+from dstack_vpn.store import JOURNAL_LIMIT, Saved, Store
 from lab.fixtures import need
 from mesh.build import membership, node, turn_state
 

@@ -32,7 +32,7 @@ from dstack_vpn.mesh.snapshot import Snapshot
 from dstack_vpn.resolve import Resolver
 from dstack_vpn.wireguard.backend import Backend
 
-log = structlog.get_logger(component="device")
+log = structlog.get_logger()
 
 RETRY_FIRST, RETRY_MOST = 0.5, 30.0
 """Seconds before a failed change is tried again: first, and at most."""

@@ -20,7 +20,7 @@ import structlog
 from dstack_vpn.chain.follow import Follower
 from dstack_vpn.chain.providers import open_providers
 from dstack_vpn.config import Settings, load_settings
-from dstack_vpn.errors import DstackVpnError, UserError
+from dstack_vpn.errors import DstackVpnError, SettingError, UserError
 from dstack_vpn.identity import load_identity
 from dstack_vpn.mesh.access import Decision, find
 from dstack_vpn.mesh.addresses import AddressPlan
@@ -32,15 +32,16 @@ from dstack_vpn.mesh.plan import LocalNode
 from dstack_vpn.mesh.snapshot import Snapshot
 from dstack_vpn.reconcile import Reconciler
 from dstack_vpn.store import Store, claim_directory
+from dstack_vpn.variables import SETTING_NAMES
 from dstack_vpn.web.app import make_app
 from dstack_vpn.web.render import render_health, render_stats
 from dstack_vpn.web.server import HealthServer
 from dstack_vpn.wireguard.conf import render_conf
-from dstack_vpn.wireguard.conffile import write_conf
+from dstack_vpn.wireguard.conffile import write_private
 from dstack_vpn.wireguard.link import check_ranges, ipv6_enabled, ipv6_warning, on_link_networks
 from dstack_vpn.wireguard.userspace import UserspaceDevice
 
-log = structlog.get_logger(component="bridge")
+log = structlog.get_logger()
 
 SETTLE_TIME = 5.0
 """Seconds that a stop waits for the cycle under way."""
@@ -51,8 +52,8 @@ EVENT_BACKLOG = 1000
 class WireGuardContractBridge:
     """One node of the mesh: follows the contract and keeps the WireGuard device to it.
 
-    Every keyword argument is a setting of the same name in lower case; what is not given comes
-    from the environment, as for ``dstack-vpn up``::
+    Keyword arguments are settings by their names in lower case, but for `private_key`; what is
+    not given comes from the environment, as for ``dstack-vpn up``::
 
         bridge = WireGuardContractBridge(
             node_id="node-a", network="hardhat", contract_address="0x…", sync_interval=30.0
@@ -87,7 +88,7 @@ class WireGuardContractBridge:
             others: any other setting, by its variable's name in lower case.
 
         Raises:
-            SettingError: a setting is missing or malformed.
+            SettingError: a setting is missing or malformed, or there is none of that name.
         """
         given: dict[str, Any] = {
             "NODE_ID": node_id,
@@ -98,9 +99,15 @@ class WireGuardContractBridge:
             "SYNC_INTERVAL": None if sync_interval is None else round(sync_interval * 1000),
             **{name.upper(): value for name, value in others.items()},
         }
-        self._settings = settings or load_settings(
-            overrides={name: str(value) for name, value in given.items() if value is not None}
-        )
+        overrides = {name: str(value) for name, value in given.items() if value is not None}
+        # A keyword that is no setting would otherwise be dropped without a word.
+        if unknown := sorted(overrides.keys() - SETTING_NAMES):
+            accepted = "the variables of docs/settings.md in lower case"
+            raise SettingError(unknown[0].lower(), "is no setting", accepted)
+        if settings is not None and overrides:
+            name = min(overrides).lower()
+            raise SettingError("settings", f"and {name} are both given", "one of the two")
+        self._settings = settings or load_settings(overrides=overrides)
         self._stack = contextlib.AsyncExitStack()
         self._reconciler: Reconciler | None = None
         self._device: UserspaceDevice | None = None
@@ -139,10 +146,12 @@ class WireGuardContractBridge:
             parts = await build(
                 self._settings, self._stack, publish=self._publish, reset_state=reset_state
             )
-            self._device, self._reconciler = parts.device, parts.reconciler
+            self._reconciler = parts.reconciler
             app = make_app(self, self._settings)
             server = HealthServer(app, self._settings.health_host, self._settings.health_port)
             self._server = await self._stack.enter_async_context(server)
+            # Last: a stop after a start that failed must not end the device of an earlier run.
+            self._device = parts.device
         except BaseException:
             await self._stack.aclose()
             raise
@@ -153,8 +162,8 @@ class WireGuardContractBridge:
             contract=self._settings.contract,
             network=self._settings.network.name,
         )
-        # The one loose task of the project: it must outlive this call. `wait_stopped` and `stop`
-        # hand on how it ended, and readers see a snapshot that no longer moves.
+        # A loose task, since it must outlive this call. `wait_stopped` and `stop` hand on how it
+        # ended, and readers see a snapshot that no longer moves.
         self._task = asyncio.get_running_loop().create_task(self._run(), name="bridge")
 
     async def _run(self) -> None:
@@ -163,8 +172,8 @@ class WireGuardContractBridge:
             await self._reconciler.run()
         except BaseExceptionGroup as group:
             # One failed part stops the others; what went wrong is its first error.
-            users, _ = group.split(DstackVpnError)
-            raise _first(users or group) from None
+            told, _ = group.split(DstackVpnError)
+            raise _first(told or group) from None
         finally:
             self._wake_waiters()
 
@@ -175,24 +184,29 @@ class WireGuardContractBridge:
             keep_device: leave the device and its sessions running, to be adopted by the next start.
         """
         task, self._task = self._task, None
-        if task is not None:
-            if self._reconciler is not None:
-                await self._reconciler.settle(within=SETTLE_TIME)
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError, DstackVpnError):
-                await task
+        # Once: a device that was kept stays, whoever stops again.
+        device, self._device = self._device, None
         try:
-            if self._device is not None and not keep_device:
-                await self._device.destroy()
+            if task is not None:
+                if self._reconciler is not None:
+                    await self._reconciler.settle(within=SETTLE_TIME)
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError, DstackVpnError):
+                    await task
+            if device is not None and not keep_device:
+                await device.destroy()
                 self._settings.wireguard_conf.unlink(missing_ok=True)
         finally:
             await self._stack.aclose()
         log.info("bridge.stopped", device="kept" if keep_device else "down")
 
     async def wait_stopped(self) -> None:
-        """Return when the bridge ends by itself; raises what ended it."""
-        if self._task is not None:
-            await asyncio.shield(self._task)
+        """Return when the bridge has ended; raises what ended it, if that was no `stop`."""
+        if (task := self._task) is not None:
+            # Not `await task`: a stop would look like a cancellation of whoever waits here.
+            await asyncio.wait({task})
+            if not task.cancelled():
+                task.result()
 
     async def wait_ready(self, *, timeout: float) -> None:  # noqa: ASYNC109 - part of the API
         """Return as soon as this node can pass traffic.
@@ -214,7 +228,7 @@ class WireGuardContractBridge:
         except TimeoutError:
             raise TimeoutError(f"not ready after {timeout:g} s: {self.assess().reason}") from None
 
-    def _publish(self, _snapshot: Snapshot, events: tuple[Event, ...]) -> None:
+    def _publish(self, events: tuple[Event, ...]) -> None:
         for backlog in self._subscribers:
             backlog.extend(events)
         self._wake_waiters()
@@ -298,7 +312,7 @@ async def build(
     settings: Settings,
     stack: contextlib.AsyncExitStack,
     *,
-    publish: Callable[[Snapshot, tuple[Event, ...]], None] = lambda *_: None,
+    publish: Callable[[tuple[Event, ...]], None] = lambda _: None,
     dry: bool = False,
     reset_state: bool = False,
 ) -> Parts:
@@ -307,7 +321,7 @@ async def build(
     Args:
         settings: of the node.
         stack: closes what is opened.
-        publish: gets each cycle's snapshot and events.
+        publish: called after each cycle, with its events.
         dry: write nothing: a key that would be made is forgotten, and so is the state.
         reset_state: forget the saved membership first, to accept a chain that began anew.
 
@@ -330,7 +344,7 @@ async def build(
     await device.seen()  # raises when the interface belongs to somebody else
     await check_ranges(addresses.networks, settings.interface)
     if not (ipv6 := ipv6_enabled(settings.interface)):
-        log.warning("host.ipv6-off", reason=ipv6_warning(settings.interface))
+        log.warning("host.ipv6_off", reason=ipv6_warning(settings.interface))
     store = Store(directory / "state.db")
     stack.callback(store.close)
     if reset_state:
@@ -359,7 +373,7 @@ async def build(
     def write(wanted: WantedDevice, membership: Membership) -> None:
         block = membership.block
         text = render_conf(wanted, block=block.number, block_hash=block.hash, private_key=key)
-        write_conf(settings.wireguard_conf, text)
+        write_private(settings.wireguard_conf, text)
 
     reconciler = Reconciler(
         settings=settings,

@@ -53,7 +53,7 @@ class Settings:
     @property
     def default_key_file(self) -> Path:
         """Where a key is made at the first start when none is configured."""
-        return self.state_dir / "wireguard.key"
+        return _default_key_file(self.state_dir)
 
     @property
     def trusts_one_provider(self) -> bool:
@@ -153,11 +153,15 @@ def _complete(parsed: dict[str, Any], values: Mapping[str, str]) -> Settings:
         raise SettingError(
             KEY_FILE_VARIABLE, "and WIREGUARD_PRIVATE_KEY are both set", "one of the two"
         )
-    parsed["wireguard_key_file"] = Path(key_file) if key_file else state_dir / "wireguard.key"
+    parsed["wireguard_key_file"] = Path(key_file) if key_file else _default_key_file(state_dir)
     if parsed["wireguard_conf"] is None:
         parsed["wireguard_conf"] = state_dir / f"{parsed['interface']}.conf"
     assert parsed.keys() == {f.name for f in fields(Settings)}
     return Settings(**parsed)
+
+
+def _default_key_file(state_dir: Path) -> Path:
+    return state_dir / "wireguard.key"
 
 
 def _check_quorum(quorum: int | None, urls: tuple[str, ...], network: Network) -> None:

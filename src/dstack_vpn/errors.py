@@ -1,4 +1,4 @@
-"""Every exception of the project, in one tree.
+"""Every exception that leaves the module it was raised in, in one tree.
 
 ::
 
@@ -11,15 +11,18 @@
     │   ├── ProviderError         no usable answer at all (timeout, refused, rate limit, garbage)
     │   ├── BadAnswerError        an answer that a check refutes
     │   └── DisagreementError     providers that contradict each other
-    └── DeviceError               the WireGuard device or its link refused a change
+    ├── DeviceError               the WireGuard device or its link refused a change
+    └── StoreError                the state on disk could not be written
 
-`UserError` is permanent: repeating does not help, the process ends. `ChainError` and
-`DeviceError` are temporary: the loop reports them, keeps what it has, and tries again.
+`UserError` is permanent: repeating does not help, the process ends. The others are temporary: the
+loop reports them, keeps what it has, and tries again.
 """
 
 
 class DstackVpnError(Exception):
     """Something went wrong in dstack-vpn."""
+
+    exit_code = 1
 
     def __init__(self, message: str | None = None) -> None:
         super().__init__(message or self.__doc__)
@@ -92,3 +95,7 @@ class DisagreementError(ChainError):
 
 class DeviceError(DstackVpnError):
     """The WireGuard device or its link refused a change."""
+
+
+class StoreError(DstackVpnError):
+    """The state could not be written; the agent goes on and tries again."""

@@ -17,7 +17,7 @@ import structlog
 
 from dstack_vpn.applier import Applier, ConfigurationWriter, note_disk_error, write_configuration
 from dstack_vpn.config import Settings
-from dstack_vpn.errors import ChainError
+from dstack_vpn.errors import ChainError, StoreError
 from dstack_vpn.mesh.access import Decision, Verdict, judge, judge_self, next_expiry
 from dstack_vpn.mesh.chaintime import ChainClock, dark_closes_at
 from dstack_vpn.mesh.events import Event, EventKind, membership_events
@@ -26,13 +26,16 @@ from dstack_vpn.mesh.plan import LocalNode
 from dstack_vpn.mesh.sentence import describe
 from dstack_vpn.mesh.snapshot import ChainView, Snapshot
 from dstack_vpn.resolve import Resolver
-from dstack_vpn.store import Saved, Store, StoreError
+from dstack_vpn.store import Saved, Store
 from dstack_vpn.wireguard.backend import Backend
 
-log = structlog.get_logger(component="reconcile")
+log = structlog.get_logger()
 
 SAVE_EVERY = 60.0
 """Seconds after which an unchanged membership is saved again, for its age."""
+
+_SAVED_BRANCH = -2
+"""A branch that no verified membership is on, so that the first one sets the clock anew."""
 
 
 class ChainSource(Protocol):
@@ -64,9 +67,9 @@ class Reconciler:
         device: Backend,
         store: Store,
         write_conf: ConfigurationWriter,
-        publish: Callable[[Snapshot, tuple[Event, ...]], None],
+        publish: Callable[[tuple[Event, ...]], None],
     ) -> None:
-        """Take the parts; `publish` gets the snapshot and the events of each cycle."""
+        """Take the parts; `publish` is called after each cycle, with its events."""
         self._settings = settings
         self._source = source
         self._store = store
@@ -125,8 +128,9 @@ class Reconciler:
                 else:
                     await self._source.start(self._saved.membership if self._saved else None)
                     started = True
-            except ChainError as error:
-                log.warning("chain.away", error=str(error))
+            except ChainError:
+                # Told by the source, which also keeps it in its view.
+                pass
             if self._source.view != before:
                 self._wake.set()
             await self._source.wait(self._settings.poll_interval)
@@ -188,7 +192,7 @@ class Reconciler:
             await self._applier.strip()
         _tell(old, snapshot, events)
         self.snapshot = await self._persist(snapshot, events, now)
-        self._publish(self.snapshot, events)
+        self._publish(events)
         return sentence
 
     def _observe(self, now: float) -> ChainView:
@@ -201,7 +205,7 @@ class Reconciler:
             return view
         # The chain is away at the start: what the last run verified is held, by its age.
         held = self._saved.membership
-        self._clock = self._clock.see(held, branch=-2, now=now - self._saved_age())
+        self._clock = self._clock.see(held, branch=_SAVED_BRANCH, now=now - self._saved_age())
         return replace(view, membership=held)
 
     def _judge(
@@ -347,8 +351,6 @@ def _tell(old: Snapshot, new: Snapshot, events: tuple[Event, ...]) -> None:
         tell("access.own", verdict=new.own.verdict, reason=new.own.reason)
     if new.closed and not old.closed:
         log.error("chain.closed", reason=new.closed)
-    if new.chain.last_error and old.chain.last_error != new.chain.last_error:
-        log.warning("chain.away", error=new.chain.last_error)
 
 
 def _now() -> float:

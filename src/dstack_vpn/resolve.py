@@ -10,7 +10,7 @@ import structlog
 
 from dstack_vpn.mesh.device import IpAddress
 
-log = structlog.get_logger(component="resolve")
+log = structlog.get_logger()
 
 TIMEOUT = 5.0
 """Seconds that one lookup may take."""

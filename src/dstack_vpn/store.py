@@ -17,11 +17,11 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from dstack_vpn.errors import DstackVpnError, HostError
+from dstack_vpn.errors import HostError, StoreError
 from dstack_vpn.mesh.events import Event
 from dstack_vpn.mesh.membership import Membership, Node
 
-log = structlog.get_logger(component="store")
+log = structlog.get_logger()
 
 SCHEMA_VERSION = 1
 JOURNAL_LIMIT = 10_000
@@ -66,10 +66,6 @@ def claim_directory(path: Path) -> int:
             " each agent"
         ) from None
     return descriptor
-
-
-class StoreError(DstackVpnError):
-    """The state could not be written; the agent goes on and tries again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dstack_vpn.wireguard.conffile import write_conf
+from dstack_vpn.wireguard.conffile import write_private
 
 
 def mode(path: Path) -> int:
@@ -26,7 +26,7 @@ def test_a_file_and_its_directory_are_private(tmp_path: Path) -> None:
     path = tmp_path / "new/wg0.conf"
     before = os.umask(0)
     try:
-        write_conf(path, "text\n")
+        write_private(path, "text\n")
     finally:
         os.umask(before)
     assert path.read_text() == "text\n"
@@ -40,7 +40,7 @@ def test_a_file_is_replaced_and_never_opened(tmp_path: Path) -> None:
     path.write_text("old")
     path.chmod(0o644)
     with path.open() as old:
-        write_conf(path, "new")
+        write_private(path, "new")
         assert old.read() == "old"
     assert (path.read_text(), mode(path)) == ("new", 0o600)
 
@@ -50,7 +50,7 @@ def test_a_leftover_of_a_crash_is_taken_over(tmp_path: Path) -> None:
     leftover = tmp_path / ".wg0.conf.new"
     leftover.write_text("half of a secret that was longer than the new text")
     leftover.chmod(0o644)
-    write_conf(tmp_path / "wg0.conf", "new")
+    write_private(tmp_path / "wg0.conf", "new")
     assert names(tmp_path) == ["wg0.conf"]
     assert (tmp_path / "wg0.conf").read_text() == "new"
     assert mode(tmp_path / "wg0.conf") == 0o600
@@ -62,9 +62,9 @@ def test_a_link_in_the_way_is_not_followed(tmp_path: Path) -> None:
     victim.write_text("precious")
     (tmp_path / ".wg0.conf.new").symlink_to(victim)
     with pytest.raises(OSError, match="symbolic link"):
-        write_conf(tmp_path / "wg0.conf", "new")
+        write_private(tmp_path / "wg0.conf", "new")
     assert victim.read_text() == "precious"
-    write_conf(tmp_path / "wg0.conf", "new")  # the link itself is gone
+    write_private(tmp_path / "wg0.conf", "new")  # the link itself is gone
 
 
 def test_a_write_that_fails_leaves_the_old_file(
@@ -72,14 +72,14 @@ def test_a_write_that_fails_leaves_the_old_file(
 ) -> None:
     """A full disk shows at fsync at the latest: the old text stays, and nothing else."""
     path = tmp_path / "wg0.conf"
-    write_conf(path, "old")
+    write_private(path, "old")
 
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        write_conf(path, "new")
+        write_private(path, "new")
     assert names(tmp_path) == ["wg0.conf"]
     assert path.read_text() == "old"
 
@@ -87,7 +87,7 @@ def test_a_write_that_fails_leaves_the_old_file(
 def test_a_directory_that_cannot_be_made_is_an_error() -> None:
     """The caller hears of it as an OSError."""
     with pytest.raises(OSError, match="/proc/no-such"):
-        write_conf(Path("/proc/no-such/wg0.conf"), "text")
+        write_private(Path("/proc/no-such/wg0.conf"), "text")
 
 
 def test_a_writer_that_is_killed_leaves_a_whole_file(tmp_path: Path) -> None:
@@ -95,8 +95,8 @@ def test_a_writer_that_is_killed_leaves_a_whole_file(tmp_path: Path) -> None:
     path = tmp_path / "wg0.conf"
     code = (
         "import itertools, sys; from pathlib import Path; "
-        "from dstack_vpn.wireguard.conffile import write_conf\n"
-        "for n in itertools.count(): write_conf(Path(sys.argv[1]), f'{n % 10}' * 300000)"
+        "from dstack_vpn.wireguard.conffile import write_private\n"
+        "for n in itertools.count(): write_private(Path(sys.argv[1]), f'{n % 10}' * 300000)"
     )
     for _ in range(5):
         writer = subprocess.Popen([sys.executable, "-c", code, str(path)])

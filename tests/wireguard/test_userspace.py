@@ -21,7 +21,7 @@ from dstack_vpn.wireguard import channel, claim, link, process
 from dstack_vpn.wireguard import marker as notes
 from dstack_vpn.wireguard.channel import connect
 from dstack_vpn.wireguard.claim import SOCKETS
-from dstack_vpn.wireguard.conffile import write_conf
+from dstack_vpn.wireguard.conffile import write_private
 from dstack_vpn.wireguard.marker import Marker
 from dstack_vpn.wireguard.process import Process
 from dstack_vpn.wireguard.userspace import UserspaceDevice
@@ -271,7 +271,7 @@ async def test_a_marker_of_another_boot_or_process_proves_nothing(
         notes.write(marker, case)
         with pytest.raises(HostError, match=f"{name} is taken"):
             await make().seen()
-    write_conf(marker, '{"interface": "wg0"')
+    write_private(marker, '{"interface": "wg0"')
     with pytest.raises(HostError, match=f"{name} is taken"):
         await make().seen()
     assert owner.alive

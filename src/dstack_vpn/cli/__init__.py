@@ -8,7 +8,7 @@ traceback: exit code 2 for the user's, 1 for what a provider or the device did n
 import os
 import sys
 
-from dstack_vpn.errors import DstackVpnError, UserError
+from dstack_vpn.errors import DstackVpnError
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -18,10 +18,8 @@ def main(arguments: list[str] | None = None) -> int:
 
     try:
         return run(sys.argv[1:] if arguments is None else arguments)
-    except UserError as error:
-        return _fail(str(error), error.exit_code)
     except DstackVpnError as error:
-        return _fail(str(error), 1)
+        return _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
     except BrokenPipeError:

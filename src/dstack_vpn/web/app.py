@@ -25,7 +25,7 @@ from dstack_vpn.web.render import (
     render_wireguard,
 )
 
-log = structlog.get_logger(component="web")
+log = structlog.get_logger()
 
 SENTENCES = {
     404: ("not-found", "there is nothing at this path"),

@@ -11,9 +11,10 @@
     process.py    the process: starting, recognising and ending it, and no other
     marker.py     the note on disk by which a restarted agent knows its own device
     tun.py        why a process could not be started, as a sentence
-    link.py       the interface: up, MTU, addresses, routes, by iproute2
+    link.py       the interface: up, MTU, addresses, routes
+    rtnetlink.py  reading an interface from the kernel
     routes.py     pure: does a range of ours overlap a route of the host
-    command.py    the one place that runs programs
+    command.py    the one place that runs iproute2
     conf.py       pure: the device as a wg-quick file
     conffile.py   private files, written atomically
 """

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 
-def write_conf(path: Path, text: str) -> None:
+def write_private(path: Path, text: str) -> None:
     """Replace a file: whoever reads it sees the old text or the new one, never a part.
 
     The file is 0600; a directory that has to be made is 0700. A crash in the middle leaves at most

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import structlog
 
-from dstack_vpn.wireguard.conffile import write_conf
+from dstack_vpn.wireguard.conffile import write_private
 from dstack_vpn.wireguard.process import Process
 
-log = structlog.get_logger(component="wireguard")
+log = structlog.get_logger()
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _TICKS = 100
@@ -57,7 +57,7 @@ class Marker:
 def write(path: Path, marker: Marker) -> None:
     """Write the note; where that is impossible the device's key has to do as proof."""
     try:
-        write_conf(path, json.dumps(asdict(marker)))
+        write_private(path, json.dumps(asdict(marker)))
     except OSError as error:
         log.warning("marker.not_written", path=str(path), error=error.strerror)
 

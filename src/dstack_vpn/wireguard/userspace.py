@@ -26,7 +26,7 @@ from dstack_vpn.wireguard.command import clean_environment
 from dstack_vpn.wireguard.process import Process
 from dstack_vpn.wireguard.uapi import Request, render, render_peers
 
-log = structlog.get_logger(component="wireguard")
+log = structlog.get_logger()
 
 START_TIMEOUT = 10.0
 """Seconds until a new device must answer."""
@@ -64,8 +64,6 @@ class UserspaceDevice:
         self._private_key = private_key
         self._program = program
         self._claim = Claim(name, private_key.public, marker_path)
-        self.warnings: tuple[str, ...] = ()
-        """What hampers the device without stopping it, as sentences."""
 
     @property
     def name(self) -> str:
@@ -107,7 +105,8 @@ class UserspaceDevice:
             refused: list[str] = []
             for request in requests.removals:
                 refused += await self._set_peers(channel, request)
-            self.warnings = await link.alter(self._name, change) or self.warnings
+            for warning in await link.alter(self._name, change):
+                log.warning("device.hampered", device=self._name, reason=warning)
             if change.up:
                 await self._await_bound(channel)
             if requests.settings is not None:
