@@ -77,6 +77,17 @@ async def test_killed_at_any_moment_it_comes_back_with_the_right_peers(mesh: Mes
     await mesh.has_peers(one, *minted)
 
 
+async def test_a_start_that_fails_leaves_the_device_of_an_earlier_run(mesh: Mesh) -> None:
+    """An agent that is refused its health port ends with a sentence, and cuts nobody off."""
+    one, two = await mesh.join(2)
+    await one.kill()
+    one.environment["HEALTH_CHECK_HOST"] = "192.0.2.1"
+    await one.start()
+    assert await one.wait() == 2
+    assert "HEALTH_CHECK_HOST" in one.running.output
+    assert list(await one.wg_peers()) == [two.keys.public]
+
+
 async def token_of(mesh: Mesh, agent: Agent) -> int:
     """The token id of a node."""
     token: int = await mesh.nft.call("getTokenIdByNodeId(string)", agent.node_id, returns="uint256")
