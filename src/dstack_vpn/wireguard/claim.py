@@ -50,7 +50,7 @@ class Claim:
                 if exists and self.left_over() is None:
                     raise HostError(
                         f"interface {self.name} is taken by another program (it has no socket "
-                        f"{self.socket}): choose another name, or take it down"
+                        f"{self.socket}): set another WG_INTERFACE, or take it down"
                     )
                 yield None
             else:
@@ -112,7 +112,7 @@ class Claim:
         if owner is not None and not owner.shares_our_network:
             raise HostError(
                 f"the name {self.name} is taken by process {owner.pid} in another network "
-                f"namespace, which shares {SOCKETS} with this one: choose another name"
+                f"namespace, which shares {SOCKETS} with this one: set another WG_INTERFACE"
             )
         note = marker.read(self._marker_path)
         if note is not None and owner is not None and note.names(self.name, owner, keyless=False):
@@ -128,7 +128,7 @@ class Claim:
         if not ours:
             raise HostError(
                 f"interface {self.name} is taken by a WireGuard device with another key: "
-                "choose another name, or take it down"
+                "set another WG_INTERFACE, or take it down"
             )
         if owner is not None and exists:
             self.stake(owner)

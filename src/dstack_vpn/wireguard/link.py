@@ -155,7 +155,9 @@ async def check_ranges(networks: Iterable[IpNetwork], name: str) -> None:
     for network in networks:
         route = overlap(network, routes, ignoring=name)
         if route is not None:
+            # The IPv6 range follows from the contract: there is nothing to set.
+            choice = "set another IPV4_RANGE, or " if network.version == 4 else ""
             raise HostError(
                 f"the mesh range {network} overlaps the route {route} of this host: "
-                "choose another range, or remove that route"
+                f"{choice}remove that route"
             )

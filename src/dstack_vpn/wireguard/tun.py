@@ -44,7 +44,9 @@ def why_not(name: str, program: str, sockets: Path) -> DstackVpnError:
         fcntl.ioctl(file, _TUNSETIFF, _IFREQ.pack(name.encode(), _IFF_TUN | _IFF_NO_PI))
     except OSError as error:
         if error.errno == errno.EBUSY:
-            return HostError(f"interface {name} is taken by another program: choose another name")
+            return HostError(
+                f"interface {name} is taken by another program: set another WG_INTERFACE"
+            )
         return HostError(
             f"no right to make the interface {name} ({error.strerror}): "
             "run as root or with the capability NET_ADMIN"
