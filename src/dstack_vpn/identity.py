@@ -38,10 +38,7 @@ def load_identity(settings: Settings, *, create: bool = True) -> PrivateKey:
 def _read(path: Path) -> str | None:
     """The text of a key file that only its owner can read; None when there is no file."""
     try:
-        mode = stat.S_IMODE(path.stat().st_mode)
-        if mode & 0o077:
-            problem = f"names {path}, which others can read or write (mode {mode:04o})"
-            raise SettingError(KEY_FILE_VARIABLE, problem, f"mode 0600; try: chmod 600 {path}")
+        check_private(KEY_FILE_VARIABLE, path)
         return path.read_text(encoding="ascii").strip()
     except FileNotFoundError:
         return None
@@ -51,6 +48,19 @@ def _read(path: Path) -> str | None:
         reason = getattr(error, "strerror", None) or "no path"
         problem = f"cannot be read ({_shown(path)}{reason})"
         raise SettingError(KEY_FILE_VARIABLE, problem, "a readable file of mode 0600") from None
+
+
+def check_private(setting: str, path: Path) -> None:
+    """Refuse a file with a secret that others than its owner can get at.
+
+    Raises:
+        SettingError: they can.
+        OSError: there is no such file, or we may not look.
+    """
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if mode & 0o077:
+        problem = f"names {path}, which others can read or write (mode {mode:04o})"
+        raise SettingError(setting, problem, f"mode 0600; try: chmod 600 {path}")
 
 
 def _first_start(settings: Settings, *, create: bool) -> PrivateKey:

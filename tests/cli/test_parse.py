@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dstack_vpn.chain.checksum import to_checksum
-from dstack_vpn.cli.parse import parse_address, parse_time
+from dstack_vpn.cli.parse import parse_address, parse_node_ref, parse_time
 from dstack_vpn.errors import SettingError
 
 NOW = 1_700_000_000.9
@@ -51,3 +51,20 @@ def test_addresses() -> None:
         assert parse_address("--to", text) == right.lower()
     with pytest.raises(SettingError, match="typing error"):
         parse_address("--to", right.replace("Fb", "fb"))
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "number"),
+    [
+        ("node-a", "node-a", None),
+        ("7", "7", 7),
+        ("#7", None, 7),
+        ("#node-a", None, None),
+        ("\u0667", "\u0667", None),
+        ("9" * 77, "9" * 77, 10**77 - 1),
+        ("9" * 78, "9" * 78, None),
+    ],
+)
+def test_a_node_by_its_name_or_its_token(text: str, name: str | None, number: int | None) -> None:
+    """Digits may be either, after # they are a token id, and none is past what a token id holds."""
+    assert parse_node_ref(text) == (name, number)

@@ -26,7 +26,7 @@ def access(
     env_file: EnvFile = None,
     as_json: AsJson = False,
 ) -> int:
-    """Judge a node by the chain: exit code 0 when it is granted access, else 1."""
+    """Judge a node by the chain. Exit code 0 when it is granted access, else 1."""
     name = parse_node_id("NODE_ID", node_id)
     public_key = parse_public_key("--key", key) if key else None
     membership, decisions = read_membership(read_settings(env_file))

@@ -24,7 +24,7 @@ ZERO = "0x" + "00" * 20
 
 @signed
 def deploy(signing: Signing) -> Outcome:
-    """Make a new membership contract; the account that signs becomes its owner."""
+    """Make a new membership contract. The account that signs becomes its owner."""
     receipt, account, settings = deploy_contract(signing)
     assert receipt.created is not None
     address = to_checksum(receipt.created)
@@ -44,7 +44,7 @@ def deploy(signing: Signing) -> Outcome:
 
 
 def info(env_file: EnvFile = None, as_json: AsJson = False) -> None:
-    """Show the contract's owner and state, as the first provider that answers has it."""
+    """Show the contract's owner and state. Told by the first provider that answers."""
     settings = read_settings(env_file)
 
     async def ask(admin: ContractAdmin) -> dict[str, Any]:
@@ -104,7 +104,7 @@ def guardian(
 
 @signed
 def transfer(signing: Signing, account: Account) -> Outcome:
-    """Name a successor for the owner, who stays until `contract accept`. Signed by the owner."""
+    """Name a successor for the owner. Signed by the owner, who stays until `contract accept`."""
     who = to_checksum(parse_address("ADDRESS", account))
     text = f"{who} may become the owner, by `dstack-vpn contract accept`"
     return _call(signing, text, "transferContractOwnership(address)", who)

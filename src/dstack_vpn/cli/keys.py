@@ -46,7 +46,7 @@ def public(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print the public key of a private one, which is read from stdin or a file."""
+    """Print the public key of a private one. That is read from stdin or a file."""
     source = "stdin" if file is None else "--file"
     try:
         text = sys.stdin.read(1024) if file is None else file.read_text(encoding="ascii")

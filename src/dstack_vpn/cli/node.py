@@ -141,7 +141,7 @@ def renew(
         ),
     ],
 ) -> Outcome:
-    """Set when a node's access ends; a time that is past ends it at once. Signed by the owner."""
+    """Set when a node's access ends. A past time ends it at once. Signed by the owner."""
     expires_at = parse_time("--until", until, now=time.time())
     found, receipt = change(signing, node, "renewNodeAccess(uint256,uint64)", expires_at)
     ends = f"ends {moment(expires_at)}" if expires_at else "does not expire"

@@ -46,7 +46,7 @@ def list_nodes(env_file: EnvFile = None, as_json: AsJson = False) -> None:
 
 
 def info(node: NodeRef, env_file: EnvFile = None, as_json: AsJson = False) -> None:
-    """Show all that the contract says of a node, and the verdict on it."""
+    """Show a node as the contract has it. With the verdict on it."""
     settings = read_settings(env_file)
     membership, decisions = read_membership(settings)
     token_id = _find(membership, node)

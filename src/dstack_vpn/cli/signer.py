@@ -6,13 +6,13 @@ Never from the command line, which other processes can read. The key's text goes
 import getpass
 import json
 import os
-import stat
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dstack_vpn.config import read_env_file
 from dstack_vpn.errors import SettingError
+from dstack_vpn.identity import check_private
 from dstack_vpn.variables import Variable
 
 if TYPE_CHECKING:
@@ -128,10 +128,7 @@ def _password(path: Path, values: dict[str, str]) -> str:
 
 def _read_private(setting: str, path: Path, accepted: str) -> str:
     try:
-        mode = stat.S_IMODE(path.stat().st_mode)
-        if mode & 0o077:
-            problem = f"names {path}, which others can read or write (mode {mode:04o})"
-            raise SettingError(setting, problem, f"mode 0600; try: chmod 600 {path}")
+        check_private(setting, path)
         return path.read_text(encoding="utf-8").strip()
     except UnicodeDecodeError:
         raise SettingError(setting, f"holds no text ({path})", accepted) from None
