@@ -38,7 +38,7 @@ contracts: setup ## Compile the contract into the Python package and test it
 	@node contracts/build.mjs
 	@cd contracts && node_modules/.bin/forge test
 
-lock: ## Renew the hashed requirements from pyproject.toml
+lock: setup ## Renew the hashed requirements from pyproject.toml
 	@.venv/bin/uv pip compile --quiet --universal --generate-hashes --no-annotate --no-header \
 		--python-version 3.11 pyproject.toml -o requirements/runtime.txt
 	@.venv/bin/uv pip compile --quiet --universal --generate-hashes --no-annotate --no-header \
