@@ -7,56 +7,19 @@ from typing import Any
 
 from dstack_vpn.mesh.access import find, judge
 from dstack_vpn.mesh.device import SeenDevice, SeenPeer, SocketAddress, WantedPeer
-from dstack_vpn.mesh.keys import PublicKey
-from dstack_vpn.mesh.membership import Address, Block, BlockHash, Checkpoint, Membership, Node
+from dstack_vpn.mesh.membership import Membership, Node
 from dstack_vpn.mesh.snapshot import ChainView, ProviderStatus, Snapshot
+from mesh import build
+from mesh.build import key_of, node
 
 STARTED, WALL_NOW, NOW = 1_700_000_000.0, 1_700_000_100.5, 5000.0
-OWN = PublicKey(bytes([1]) * 32)
-CONTRACT = Address("0x5fbdb2315678afecb367f032d93f642f64180aa3")
+CHAIN_NOW = 1_700_000_099
+OWN = key_of(1)
 
 
-def key_of(token_id: int) -> PublicKey:
-    """The key of a token in these snapshots."""
-    return PublicKey(bytes([token_id]) * 32)
-
-
-def node(token_id: int, node_id: str = "", **values: Any) -> Node:
-    """A token that is granted unless told otherwise."""
-    facts: dict[str, Any] = {
-        "token_id": token_id,
-        "holder": Address("0x" + "11" * 20),
-        "node_id": node_id or f"node-{token_id % 256}",
-        "key": bytes([token_id % 256]) * 32,
-        "endpoint": "",
-        "role": bytes(32),
-        "created_at": token_id,
-        "expires_at": 0,
-        "revoked": False,
-        "suspended": False,
-        "since_block": 1,
-    }
-    return Node(**facts | values)
-
-
-def membership(nodes: Sequence[Node], number: int = 90) -> Membership:
-    """The membership of these tokens at a block."""
-    return Membership(
-        chain_id=31337,
-        contract=CONTRACT,
-        genesis=BlockHash("0x" + "00" * 32),
-        code_hash=bytes(32),
-        block=Block(
-            number=number,
-            hash=BlockHash("0x" + "ab" * 32),
-            parent_hash=BlockHash("0x" + "aa" * 32),
-            timestamp=1_700_000_099,
-        ),
-        checkpoint=Checkpoint(
-            revision=len(nodes), history=bytes(32), member_count=sum(n.active for n in nodes)
-        ),
-        nodes={n.token_id: n for n in nodes},
-    )
+def membership(nodes: Sequence[Node]) -> Membership:
+    """The membership of these tokens at the block that these snapshots are about."""
+    return build.membership(nodes, number=90, timestamp=CHAIN_NOW)
 
 
 def provider(name: str = "rpc.example#1", **values: Any) -> ProviderStatus:
@@ -102,7 +65,7 @@ def snapshot(nodes: Sequence[Node] | None = None, /, **values: Any) -> Snapshot:
     """A node with two live peers and one silent one, all well unless told otherwise."""
     tokens = [node(i) for i in (1, 2, 3, 4)] if nodes is None else nodes
     members = membership(tokens)
-    decisions = judge(members, confirmations=0, chain_now=1_700_000_099)
+    decisions = judge(members, confirmations=0, chain_now=CHAIN_NOW)
     facts: dict[str, Any] = {
         "node_id": "node-1",
         "public_key": OWN,

@@ -15,7 +15,8 @@ from dstack_vpn.mesh.snapshot import Snapshot
 from dstack_vpn.web.app import make_app
 from dstack_vpn.web.server import HealthServer
 from lab.http import Answer, HttpError, request
-from web.samples import NOW, OWN, Source, blank, chain, node, snapshot
+from mesh.build import node
+from web.samples import NOW, OWN, Source, blank, chain, snapshot
 
 PATHS = (
     "/health",

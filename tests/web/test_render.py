@@ -17,6 +17,7 @@ from dstack_vpn.web.render import (
     render_stats,
     render_wireguard,
 )
+from mesh.build import key_of, node
 from web.samples import (
     NOW,
     OWN,
@@ -24,9 +25,7 @@ from web.samples import (
     blank,
     chain,
     device,
-    key_of,
     membership,
-    node,
     peer,
     snapshot,
     wanted,
@@ -68,7 +67,7 @@ def test_health_of_a_node_that_is_well() -> None:
         },
         "chain": {
             "head": 90,
-            "hash": "0x" + "ab" * 32,
+            "hash": f"0x{90:064x}",
             "ageSeconds": 2.0,
             "lag": 2,
             "verified": True,
@@ -235,7 +234,7 @@ def test_access() -> None:
 def test_big_token_ids_stay_exact() -> None:
     """A token id that a JavaScript number cannot hold goes out as its digits."""
     big = 2**200 + 1
-    token = node(big, key=key_of(5).raw)
+    token = node(big, node_id="big", key=key_of(5).raw)
     decision = judge(membership([token]), confirmations=0, chain_now=0)[0]
     assert render_decision(decision)["tokenId"] == str(big)
     assert render_decision(decision)["verdict"] == "UNADDRESSABLE"
@@ -254,7 +253,7 @@ def test_big_token_ids_stay_exact() -> None:
 )
 def test_hostile_text_comes_out_as_json(hostile: str) -> None:
     """Whatever a holder wrote is one JSON string, and stays where it belongs."""
-    nodes = [node(1), node(2, hostile)]
+    nodes = [node(1), node(2, node_id=hostile)]
     shot = snapshot(nodes, last_error=hostile, notes={2: (hostile,)})
     for shown in (
         render_access(shot, shot.decisions),
