@@ -1,6 +1,7 @@
 """The shape of the tree: what may import what, what the agent loads, and that all has its tests."""
 
 import ast
+import re
 import shutil
 import subprocess
 import sys
@@ -99,6 +100,26 @@ def test_the_agent_is_light(module: str, absent: tuple[str, ...]) -> None:
     command = [sys.executable, "-c", LOADED.format(module=module), *absent]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout.split()) == (0, []), done.stderr
+
+
+def events() -> list[tuple[str, str]]:
+    """Where something is logged, and the event's name as the source has it."""
+    found = []
+    for path in SOURCE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and re.fullmatch(
+                r"log\.(debug|info|warning|error)", ast.unparse(node.func)
+            ):
+                name = ast.unparse(node.args[0])
+                found.append((f"{path.relative_to(SOURCE)}:{node.lineno}", name))
+    return found
+
+
+def test_log_events_are_named_alike() -> None:
+    """Each is `component.what` in lower case."""
+    assert len(events()) > 20
+    form = re.compile(r"'[a-z]+\.[a-z][a-z0-9_]*'|f'membership\.\{event\.kind\}'")
+    assert [event for event in events() if not form.fullmatch(event[1])] == []
 
 
 def test_the_embedding_name_is_late() -> None:
