@@ -18,7 +18,7 @@ from dstack_vpn.chain.advance import Advance, OutOfWindowError, UnprovenError
 from dstack_vpn.chain.header import Header
 from dstack_vpn.chain.journal import WINDOW, Journal
 from dstack_vpn.chain.pages import MAX_TOKENS, PAGE, SnapshotReader
-from dstack_vpn.chain.panel import Answers, Identity, Panel
+from dstack_vpn.chain.panel import Answers, ChainIdentity, Panel
 from dstack_vpn.chain.rpc import Provider
 from dstack_vpn.errors import ChainError, WrongChainError
 from dstack_vpn.mesh.membership import NO_NODES, Address, Block, Checkpoint, Membership
@@ -163,7 +163,7 @@ class Follower:
                 f" but this node is configured for {panel.contract} on chain id"
                 f" {panel.chain_id}; if that is right, start once with --reset-state"
             )
-        panel.identity = Identity(saved.genesis, saved.code_hash)
+        panel.identity = ChainIdentity(saved.genesis, saved.code_hash)
         self._saved = self._membership = saved
 
     async def _begin(self) -> None:

@@ -32,7 +32,7 @@ _NO_CODE = keccak256(b"")
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
+class ChainIdentity:
     """What must never change: which chain it is, and which code the contract has."""
 
     genesis: BlockHash
@@ -40,7 +40,7 @@ class Identity:
     """keccak-256 of the contract's code."""
 
     @classmethod
-    def of(cls, genesis: Header, code: bytes) -> "Identity":
+    def of(cls, genesis: Header, code: bytes) -> "ChainIdentity":
         """What a provider shows."""
         return cls(genesis.block.hash, keccak256(code))
 
@@ -93,7 +93,7 @@ class Panel:
         self.providers = tuple(providers)
         self.chain_id = chain_id
         self.contract = contract
-        self.identity: Identity | None = None
+        self.identity: ChainIdentity | None = None
         self._checked: dict[Provider, int] = {}
 
     def checked(self, provider: Provider) -> bool:
@@ -158,7 +158,7 @@ class Panel:
         for provider, value in answers.values.items():
             if len(plan[provider]) > 1:
                 try:
-                    self._check_identity(provider, Identity.of(value[1], value[2]))
+                    self._check_identity(provider, ChainIdentity.of(value[1], value[2]))
                 except ChainError as error:
                     errors[provider] = error
                     del values[provider]
@@ -195,12 +195,12 @@ class Panel:
         answers = await self.ask(plan)
         self._check_chain_ids(plan, answers)
         openings: dict[Provider, Opening] = {}
-        identities: dict[Provider, Identity] = {}
+        identities: dict[Provider, ChainIdentity] = {}
         errors = dict(answers.errors)
         for provider, value in answers.values.items():
             _, genesis, code, before, stated, *more, head = value
             try:
-                identity = Identity.of(genesis, code)
+                identity = ChainIdentity.of(genesis, code)
                 self._check_identity(provider, identity)
                 checkpoint = self._parse_checkpoint(provider, stated)
             except ChainError as error:
@@ -231,7 +231,7 @@ class Panel:
                     f" but this node is configured for chain id {self.chain_id}"
                 )
 
-    def _check_identity(self, provider: Provider, shown: Identity) -> None:
+    def _check_identity(self, provider: Provider, shown: ChainIdentity) -> None:
         """Compare with what was pinned.
 
         Raises:
