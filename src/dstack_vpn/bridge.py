@@ -275,7 +275,7 @@ class WireGuardContractBridge:
         return find(self.snapshot.decisions, node_id)
 
     async def events(self) -> AsyncIterator[Event]:
-        """Iterate over what happens from now on, until the bridge stops.
+        """Iterate over what happens from the first step on, until the bridge stops.
 
         A subscriber who does not read for long loses the oldest events.
         """
