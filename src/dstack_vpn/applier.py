@@ -20,6 +20,7 @@ from dstack_vpn.mesh.diff import NOT_A_MEMBER, diff
 from dstack_vpn.mesh.keys import PublicKey
 from dstack_vpn.mesh.membership import Membership
 from dstack_vpn.mesh.plan import (
+    STAGGER,
     LocalNode,
     Plan,
     candidates,
@@ -107,6 +108,9 @@ class Applier:
         try:
             removed = await self._remove_at_once(snapshot, own)
             seen = await self._see()
+            for key in seen.peers:
+                # Adopted, or added just before something failed: it was put there in the past.
+                self._since.setdefault(key, now - STAGGER)
             plan, change = self.plan(snapshot, membership, own, seen, now=now)
             (wanted,) = plan.devices
             if change:
@@ -190,7 +194,8 @@ class Applier:
         """Remove those of the last plan who are no longer members, before anything is read.
 
         A removal needs no knowledge of the device, so it waits for none: reading a large device
-        takes longer than the removal itself, and may fail.
+        takes longer than the removal itself, and may fail. Where it fails, the way on is the same:
+        a device that is gone is made anew without them, and any other one is read and compared.
         """
         if self._plan is None:
             return ()
@@ -203,7 +208,11 @@ class Applier:
             if key not in members
         )
         if gone:
-            await self._device.apply(DeviceChange(name=self._local.interface, peers=gone))
+            try:
+                await self._device.apply(DeviceChange(name=self._local.interface, peers=gone))
+            except DeviceError as error:
+                log.warning("device.removal_failed", error=str(error))
+                return ()
         return gone
 
     async def _see(self) -> SeenDevice:
