@@ -2,7 +2,10 @@
 
 import json
 import logging
+import os
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import structlog
@@ -105,3 +108,17 @@ def test_tracebacks_show_no_local_variables(capsys: Captured, form: str) -> None
 
 def _fail(text: str) -> None:
     raise RuntimeError("on purpose" if text else "")
+
+
+def test_a_line_that_cannot_be_written_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk under the log, or a pipe that nobody reads any more, ends nothing."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    with Path("/dev/full").open("w", encoding="utf-8", buffering=1) as full:
+        monkeypatch.setattr(sys, "stderr", full)
+        configure_logs(form="json")
+        for _ in range(1000):
+            structlog.get_logger().error("disk.failed", error="no space left")
+        with pytest.raises(OSError, match="No space left"):
+            full.flush()
+        os.dup2(null, full.fileno())  # so that what is left in its buffer does no harm
+    os.close(null)

@@ -4,10 +4,11 @@ Event names are ``component.what`` in dotted lower case. No secret is ever a fie
 ones, providers are named by host and number.
 """
 
+import contextlib
 import logging
 import sys
 from collections.abc import MutableMapping
-from typing import Any
+from typing import Any, TextIO, cast
 
 import structlog
 
@@ -49,12 +50,30 @@ def configure_logs(*, level: str = "info", form: str = "auto", node_id: str = ""
             render,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(cast("TextIO", _Unfailing(sys.stderr))),
         cache_logger_on_first_use=False,
     )
     root = logging.getLogger()
     root.handlers[:] = [_LibraryHandler()]
     root.setLevel(logging.WARNING)
+
+
+class _Unfailing:
+    """A stream to which nothing is owed: a line that cannot be written is lost.
+
+    On a full disk, or when the reader of a pipe has gone, logging must not end the agent.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(OSError, ValueError):  # ValueError: it was closed
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.flush()
 
 
 def _without_controls(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> Any:
