@@ -1,12 +1,15 @@
 """The interface: what iproute2 is told, what became of it, and which ranges the host has."""
 
+import resource
 from ipaddress import IPv4Network, ip_interface, ip_network
+from pathlib import Path
 
 import pytest
 
 from dstack_vpn.errors import DeviceError, HostError
 from dstack_vpn.mesh.device import DeviceChange
 from dstack_vpn.wireguard import link
+from dstack_vpn.wireguard.channel import connect
 from lab.fixtures import need_lab
 from lab.process import run
 from wireguard.samples import unique_name
@@ -118,3 +121,20 @@ async def test_a_missing_interface_is_none() -> None:
     need_lab()
     assert link.read("no-such-link") is None
     assert not link.exists("no-such-link")
+
+
+async def test_without_files_left_nothing_is_taken_for_gone() -> None:
+    """A device that cannot be looked at is not one that vanished: that would be ended."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+    try:
+        with pytest.raises(DeviceError, match="Too many open files"):
+            link.exists("lo")
+        with pytest.raises(DeviceError, match="Too many open files"):
+            link.read("lo")
+        with pytest.raises(DeviceError, match="Too many open files"):
+            async with connect("wg0", Path("/nowhere/wg0.sock")):
+                pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert link.exists("lo")

@@ -87,7 +87,11 @@ async def connect(name: str, path: Path) -> AsyncIterator[Channel | None]:
         HostError: we may not use the socket.
         DeviceError: the socket is there but did not take the connection.
     """
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+    try:
+        opened = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    except OSError as error:  # too many open files
+        raise DeviceError(f"{name}: no socket for {path} ({error.strerror})") from None
+    with opened as sock:
         sock.setblocking(False)
         try:
             async with asyncio.timeout(TIMEOUT):

@@ -8,7 +8,10 @@ Reading is done at every change, so it is by `rtnetlink`. Writing is rare and ip
 process of some milliseconds, where a netlink library is 19 MB for good.
 """
 
+import errno
+import fcntl
 import socket
+import struct
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -19,16 +22,21 @@ from dstack_vpn.wireguard.command import run
 from dstack_vpn.wireguard.routes import Route, overlap, parse_routes
 from dstack_vpn.wireguard.rtnetlink import LinkState, read_link
 
+_SIOCGIFINDEX = 0x8933
+"""The kernel's question for an interface's number, netdevice(7)."""
+_INDEX = "16si20x"
+"""Its struct ifreq: the name, the number, and what fills its 40 bytes."""
+
 _IPV6_SYSCTL = Path("/proc/sys/net/ipv6/conf")
 
 
 def exists(name: str) -> bool:
-    """Whether the interface exists in our network namespace."""
-    try:
-        socket.if_nametoindex(name)
-    except OSError:
-        return False
-    return True
+    """Whether the interface exists in our network namespace.
+
+    Raises:
+        DeviceError: that cannot be found out now.
+    """
+    return _index(name) is not None
 
 
 def read(name: str) -> LinkState | None:
@@ -37,10 +45,25 @@ def read(name: str) -> LinkState | None:
     Raises:
         DeviceError: the kernel refused, or answered in a form that we do not know.
     """
+    index = _index(name)
+    return None if index is None else read_link(index)
+
+
+def _index(name: str) -> int | None:
+    """The interface's number; None only where the kernel says that there is none.
+
+    Not socket.if_nametoindex, whose one error also stands for "too many open files": a device
+    taken for gone would be ended and made anew.
+    """
+    request = struct.pack(_INDEX, name.encode(), 0)
     try:
-        return read_link(socket.if_nametoindex(name))
-    except OSError:
-        return None
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as kernel:
+            answer = fcntl.ioctl(kernel, _SIOCGIFINDEX, request)
+    except OSError as error:
+        if error.errno == errno.ENODEV:
+            return None
+        raise DeviceError(f"interface {name} cannot be looked up: {error.strerror}") from None
+    return int(struct.unpack(_INDEX, answer)[1])
 
 
 async def alter(name: str, change: DeviceChange) -> tuple[str, ...]:
