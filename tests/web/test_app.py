@@ -12,9 +12,11 @@ import pytest
 from dstack_vpn.config import Settings, load_settings
 from dstack_vpn.errors import HostError
 from dstack_vpn.mesh.snapshot import Snapshot
+from dstack_vpn.web import server
 from dstack_vpn.web.app import make_app
 from dstack_vpn.web.server import HealthServer
 from lab.http import Answer, HttpError, request
+from lab.waiting import until
 from mesh.build import node
 from web.samples import NOW, OWN, Source, blank, chain, snapshot
 
@@ -210,6 +212,45 @@ async def test_garbage_does_not_stop_the_server() -> None:
         writer.close()
         await writer.wait_closed()
         assert (await ask("/ready")).status == 200
+
+
+async def test_a_flood_of_clients_takes_no_more_than_its_share(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Those past the limit are hung up on at once: their files would be missing elsewhere."""
+    monkeypatch.setattr(server, "MAX_CONNECTIONS", 8)
+    async with serving(snapshot()) as ask:
+        port = int(ask.url.rpartition(":")[2])
+        clients = [await asyncio.open_connection("127.0.0.1", port) for _ in range(20)]
+
+        def hung_up_on() -> int:
+            return sum(bool(r.at_eof() or r.exception()) for r, _ in clients)
+
+        await until(lambda: hung_up_on() == 12, "twelve are hung up on")
+        for _, writer in clients:
+            writer.close()
+        await until(lambda: _answers(ask), "there is room again", retry_on=(HttpError,))
+
+
+async def test_a_client_that_says_nothing_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A connection without a request, or with half of one, ends after a while."""
+    monkeypatch.setattr(server, "PATIENCE", 0.2)
+    async with serving(snapshot()) as ask:
+        for words in (b"", b"GET /ready HTTP/1.1\r\nHost"):
+            reader, writer = await asyncio.open_connection(
+                "127.0.0.1", int(ask.url.rpartition(":")[2])
+            )
+            writer.write(words)
+            with contextlib.suppress(ConnectionError):
+                async with asyncio.timeout(5):
+                    assert await reader.read() == b""
+            writer.close()
+
+
+async def _answers(ask: Client) -> bool:
+    return (await ask("/ready")).status == 200
 
 
 async def test_the_port_is_free_again_after_the_stop() -> None:

@@ -11,13 +11,19 @@ from typing import Self
 
 import uvicorn
 from starlette.applications import Starlette
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from dstack_vpn.errors import HostError
 
 # We chose. Answers take milliseconds; a client that reads slowly must not hold up the stop.
 STOP_TIMEOUT = 1
-# Far more than dashboards and probes need; beyond it uvicorn answers 503.
+# Far more than dashboards and probes need, and far fewer than the files that a process may have
+# open: what a flood of clients takes would be missing when a peer must be removed.
 MAX_CONNECTIONS = 256
+# Accepted in one turn of the loop, so that those past the limit are closed before more are taken.
+BACKLOG = 64
+# Seconds for which a client may hold a connection without a request that is complete.
+PATIENCE = 30.0
 
 
 class HealthServer:
@@ -29,7 +35,7 @@ class HealthServer:
         self._port = port
         config = uvicorn.Config(
             app,
-            http="h11",
+            http=_Protocol,
             ws="none",
             lifespan="off",
             loop="none",
@@ -38,6 +44,7 @@ class HealthServer:
             server_header=False,
             proxy_headers=False,
             limit_concurrency=MAX_CONNECTIONS,
+            backlog=BACKLOG,
             timeout_graceful_shutdown=STOP_TIMEOUT,
         )
         self._server = _Server(config)
@@ -78,6 +85,24 @@ class HealthServer:
         assert self._task is not None
         self._server.should_exit = True
         await self._task
+
+
+class _Protocol(H11Protocol):
+    """A connection that is closed when there are too many, and when its client is too slow."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin, or end at once."""
+        super().connection_made(transport)
+        if len(self.connections) > MAX_CONNECTIONS:
+            transport.abort()
+            return
+        self.loop.call_later(PATIENCE, self._end)
+
+    def _end(self) -> None:
+        if getattr(self.cycle, "response_complete", False):
+            self.transport.close()
+        else:
+            self.transport.abort()
 
 
 class _Server(uvicorn.Server):
