@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import structlog
 
+from dstack_vpn import log as log_module
 from dstack_vpn.log import configure_logs
 from dstack_vpn.mesh.keys import PrivateKey
 
@@ -118,7 +119,21 @@ def test_a_line_that_cannot_be_written_is_lost(monkeypatch: pytest.MonkeyPatch) 
         configure_logs(form="json")
         for _ in range(1000):
             structlog.get_logger().error("disk.failed", error="no space left")
-        with pytest.raises(OSError, match="No space left"):
-            full.flush()
         os.dup2(null, full.fileno())  # so that what is left in its buffer does no harm
     os.close(null)
+
+
+def test_a_reader_that_stands_still_halts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines that a full pipe does not take are lost; the log goes on when it is read again."""
+    monkeypatch.setattr(log_module, "PATIENCE", 0.1)
+    read, write = os.pipe()
+    with os.fdopen(write, "w", encoding="utf-8", buffering=1) as pipe:
+        monkeypatch.setattr(sys, "stderr", pipe)
+        configure_logs(form="json")
+        log = structlog.get_logger()
+        for number in range(100):
+            log.error("cycle.applied", number=number, sentence="é" * 5000)
+        assert b"cycle.applied" in os.read(read, 2**20)
+        log.error("cycle.later")
+        assert b"cycle.later" in os.read(read, 2**20)
+    os.close(read)

@@ -6,11 +6,17 @@ ones, providers are named by host and number.
 
 import contextlib
 import logging
+import select
 import sys
 from collections.abc import MutableMapping
 from typing import Any, TextIO, cast
 
 import structlog
+
+PATIENCE = 1.0
+"""Seconds that a log's reader may stand still before lines are lost."""
+PIECE = select.PIPE_BUF // 4
+"""Characters, of 4 bytes at most, for which a pipe that has room has room enough."""
 
 _LEVELS = {
     "debug": logging.DEBUG,
@@ -61,19 +67,32 @@ def configure_logs(*, level: str = "info", form: str = "auto", node_id: str = ""
 class _Unfailing:
     """A stream to which nothing is owed: a line that cannot be written is lost.
 
-    On a full disk, or when the reader of a pipe has gone, logging must not end the agent.
+    On a full disk, or when the reader of a pipe has gone or stands still, logging must neither end
+    nor halt the agent: it has members to remove.
     """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
+        self._patience = PATIENCE
+        self._room: select.poll | None = None
+        with contextlib.suppress(OSError, ValueError):  # a stream in memory has no descriptor
+            descriptor = stream.fileno()
+            self._room = select.poll()
+            self._room.register(descriptor, select.POLLOUT)
 
     def write(self, text: str) -> None:
         with contextlib.suppress(OSError, ValueError):  # ValueError: it was closed
-            self._stream.write(text)
+            for start in range(0, len(text), PIECE):
+                if self._room is not None and not self._room.poll(self._patience * 1000):
+                    # Waited for once: until there is room again, each line is lost at once.
+                    self._patience = 0.0
+                    return
+                self._patience = PATIENCE
+                self._stream.write(text[start : start + PIECE])
+                self._stream.flush()
 
     def flush(self) -> None:
-        with contextlib.suppress(OSError, ValueError):
-            self._stream.flush()
+        """Nothing is left to be written."""
 
 
 def _without_controls(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> Any:
