@@ -121,3 +121,16 @@ async def test_what_the_system_says() -> None:
     assert set(ask_system("localhost")) <= {ip_address("127.0.0.1"), ip_address("::1")}
     with pytest.raises(OSError, match=r"."):
         ask_system("no-such-name.invalid")
+
+
+async def test_names_that_wait_are_not_queued_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While no name server answers, each name waits once, however often it is asked for."""
+    monkeypatch.setattr("dstack_vpn.resolve.LIFETIME", 0.0)
+    server = NameServer({})
+    resolver = Resolver(News(), server.ask)
+    for _ in range(50):
+        resolver.resolve(["a.example", "b.example"])
+    task = asyncio.get_running_loop().create_task(resolver.run())
+    await asyncio.sleep(0.2)
+    task.cancel()
+    assert sorted(server.asked) == ["a.example", "b.example"]

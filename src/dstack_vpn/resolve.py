@@ -44,6 +44,8 @@ class Resolver:
         self._known: dict[str, tuple[IpAddress, ...]] = {}
         self._asked_at: dict[str, float] = {}
         self._queue: asyncio.Queue[str] = asyncio.Queue()
+        self._queued: set[str] = set()
+        """What is in the queue: once each, for while no name server answers it only grows."""
 
     def resolve(self, names: Iterable[str]) -> Mapping[str, tuple[IpAddress, ...]]:
         """What is known of these names now; unknown and aged ones are looked up meanwhile."""
@@ -55,7 +57,9 @@ class Resolver:
         for name in sorted(wanted):
             if now - self._asked_at.get(name, -LIFETIME) >= LIFETIME:
                 self._asked_at[name] = now
-                self._queue.put_nowait(name)
+                if name not in self._queued:
+                    self._queued.add(name)
+                    self._queue.put_nowait(name)
         return dict(self._known)
 
     async def run(self) -> None:
@@ -73,6 +77,7 @@ class Resolver:
     async def _work(self, threads: ThreadPoolExecutor) -> None:
         while True:
             name = await self._queue.get()
+            self._queued.discard(name)
             if name in self._asked_at:
                 await self._look_up(name, threads)
 
