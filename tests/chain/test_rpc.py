@@ -18,7 +18,7 @@ from dstack_vpn.chain import calls, rpc_http, rpc_socket
 from dstack_vpn.chain.jsonrpc import RATE_LIMITS
 from dstack_vpn.chain.providers import open_providers
 from dstack_vpn.chain.rpc import Provider
-from dstack_vpn.errors import BadAnswerError, ChainError, ProviderError
+from dstack_vpn.errors import BadAnswerError, ChainError, ProviderError, SettingError
 from dstack_vpn.mesh.membership import Address
 from lab.nft import AccessNFT
 from lab.waiting import until
@@ -486,3 +486,10 @@ async def test_providers_are_named_by_host_and_number() -> None:
         "rpc.example#1",
         "::1#2",
     ]
+
+
+@pytest.mark.parametrize("url", ["http://rpc.é/", "https://é:1/k", "http://rpc.example/é"])
+def test_a_url_that_is_not_ascii_is_a_sentence(url: str) -> None:
+    """Told by number, for the URL may carry a key."""
+    with pytest.raises(SettingError, match=r"^RPC_URL number 1 is no URL; accepted: .* ASCII$"):
+        open_providers([url])

@@ -49,7 +49,7 @@ class HttpProvider(Provider):
         try:
             plain = parts._replace(netloc=parts.netloc.rpartition("@")[2], fragment="")
             self._url = httpcore.URL(urlunsplit(plain))
-        except ValueError:
+        except (ValueError, TypeError):  # TypeError: not ASCII
             accepted = "an http, https, ws or wss URL in ASCII"
             raise SettingError("RPC_URL", f"number {number} is no URL", accepted) from None
         self._pool = httpcore.AsyncConnectionPool(
