@@ -77,6 +77,7 @@ class Reconciler:
         self._publish = publish
         self._saved = store.load()
         self._saved_at = -SAVE_EVERY
+        self._loaded_at = _now()
         self._clock = ChainClock()
         self._next_expiry: int | None = None
         self._wake = asyncio.Event()
@@ -205,7 +206,7 @@ class Reconciler:
             return view
         # The chain is away at the start: what the last run verified is held, by its age.
         held = self._saved.membership
-        self._clock = self._clock.see(held, branch=_SAVED_BRANCH, now=now - self._saved_age())
+        self._clock = self._clock.see(held, branch=_SAVED_BRANCH, now=now - self._saved_age(now))
         return replace(view, membership=held)
 
     def _judge(
@@ -275,13 +276,14 @@ class Reconciler:
         return dark_closes_at(
             self._source.view,
             close_after=self._settings.dark_close_after,
-            saved_age=self._saved_age() if self._saved else None,
+            saved_age=self._saved_age(now) if self._saved else None,
             now=now,
         )
 
-    def _saved_age(self) -> float:
+    def _saved_age(self, now: float) -> float:
         assert self._saved is not None
-        return max(0.0, time.time() - self._saved.saved_at)
+        # By a wall clock that stands before the save it would have no age, for ever.
+        return max(now - self._loaded_at, time.time() - self._saved.saved_at)
 
     async def _persist(self, snapshot: Snapshot, events: tuple[Event, ...], now: float) -> Snapshot:
         """Save what was verified; a disk that is full or gone stops nothing."""
