@@ -64,8 +64,11 @@ async def _serve(settings: Settings, *, reset_state: bool) -> None:
         if not asked.is_set():
             raise
     finally:
+        wanted = asked.is_set()
         asked.set()
-        await bridge.stop()
+        # Only a wanted stop ends the device. After a failure its sessions go on, and the next start
+        # adopts it (fail static).
+        await bridge.stop(keep_device=not wanted)
 
 
 @dataclass(slots=True)

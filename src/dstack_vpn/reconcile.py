@@ -80,6 +80,7 @@ class Reconciler:
         self._loaded_at = _now()
         self._clock = ChainClock()
         self._next_expiry: int | None = None
+        self._asked = asyncio.Event()
         self._wake = asyncio.Event()
         self._cycling = asyncio.Lock()
         self._resolver = Resolver(self._resolved)
@@ -132,11 +133,14 @@ class Reconciler:
             except ChainError:
                 # Told by the source, which also keeps it in its view.
                 pass
+            self._asked.set()
             if self._source.view != before:
                 self._wake.set()
             await self._source.wait(self._settings.poll_interval)
 
     async def _reconcile(self) -> None:
+        # The chain is asked before the disk is believed: what it refuses must find nothing changed.
+        await self._asked.wait()
         while True:
             self._wake.clear()
             async with self._cycling:

@@ -94,6 +94,24 @@ async def token_of(mesh: Mesh, agent: Agent) -> int:
     return token
 
 
+async def test_an_agent_that_fails_leaves_its_device(mesh: Mesh) -> None:
+    """Only a wanted stop ends the device: after a failure the sessions go on without the agent."""
+    one, two = await mesh.join(2)
+    stream = await mesh.lab.stream(two.host, one.host, "10.213.0.1")
+    await stream.flows()
+    await one.kill()
+    await mesh.chain.kill()
+    await one.start()
+    await mesh.says(one, "unverified", lambda h: h["reasons"][0]["code"] == "chain-unverified")
+
+    await mesh.chain.restart()  # without its state: the chain began anew, which no agent accepts
+
+    assert await one.wait() == 2
+    assert "--reset-state" in one.running.output
+    assert set(await one.wg_peers()) == {two.keys.public}
+    assert (await stream.stop()).lost == 0
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_a_wanted_stop_leaves_nothing_behind(mesh: Mesh, number: signal.Signals) -> None:
     """After SIGTERM or SIGINT there is no interface, no process, no socket and no wg0.conf."""

@@ -96,8 +96,10 @@ class Lab:
         return stream
 
     def logs(self, lines: int = 40) -> dict[str, str]:
-        """The last lines of every program, by the name of its log."""
-        tails = {}
+        """The last lines of every program, by the name of its log; none once the lab is closed."""
+        tails: dict[str, str] = {}
+        if not self.log_dir.is_dir():
+            return tails
         for path in sorted(self.log_dir.iterdir()):
             text = path.read_text(errors="replace").splitlines()
             tails[path.name] = "\n".join(text[-lines:])

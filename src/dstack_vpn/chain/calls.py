@@ -25,7 +25,7 @@ Tag = str | dict[str, object]
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """The provider's JSON-RPC error, for a call that may fail."""
+    """The provider's JSON-RPC error (code 0: an unreadable answer), for a call that may fail."""
 
     code: int
     message: str
@@ -45,6 +45,22 @@ class Call(Generic[T]):
 def optional(call: Call[T]) -> Call[T]:
     """The same call, for which an error is an answer too."""
     return replace(call, may_fail=True)
+
+
+def lenient(call: Call[T]) -> Call[T | Refusal]:
+    """The same call, for which an error or an answer that cannot be read is a `Refusal`.
+
+    For what only confirms: an address without code answers nothing, and then who serves which chain
+    must still be told.
+    """
+
+    def parse(value: object) -> T | Refusal:
+        try:
+            return call.parse(value)
+        except BadAnswerError as error:
+            return Refusal(0, str(error))
+
+    return Call(call.method, call.params, parse, may_fail=True)
 
 
 def chain_id() -> Call[int]:

@@ -188,7 +188,7 @@ class Panel:
             *self._identity_calls(),
             calls.latest(),
             calls.latest_checkpoint(self.contract),
-            *map(calls.optional, extras),
+            *map(calls.lenient, extras),
             calls.latest(),
         ]
         plan = dict.fromkeys(self.providers, batch)
