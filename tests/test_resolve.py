@@ -1,6 +1,8 @@
 """Names of endpoints: answered at once with what is known, looked up beside the loop."""
 
 import asyncio
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -134,3 +136,21 @@ async def test_names_that_wait_are_not_queued_again(monkeypatch: pytest.MonkeyPa
     await asyncio.sleep(0.2)
     task.cancel()
     assert sorted(server.asked) == ["a.example", "b.example"]
+
+
+def test_a_name_server_that_hangs_does_not_hold_up_the_end() -> None:
+    """A process that ends waits for no lookup under way."""
+    program = """
+import asyncio, time
+from dstack_vpn.resolve import Resolver
+
+async def main():
+    resolver = Resolver(lambda: None, lambda name: time.sleep(60))
+    resolver.resolve(["a.example"])
+    task = asyncio.create_task(resolver.run())
+    await asyncio.sleep(0.2)
+    task.cancel()
+
+asyncio.run(main())
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=20)

@@ -1,9 +1,10 @@
 """DNS names of endpoints, resolved beside the loop: a slow name server never delays a removal."""
 
 import asyncio
+import contextlib
 import socket
+import threading
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_address
 
 import structlog
@@ -64,28 +65,21 @@ class Resolver:
 
     async def run(self) -> None:
         """Look up what was asked for, until cancelled."""
-        # Threads of our own: a name server that hangs would take all of the loop's, and with them
-        # the disk.
-        threads = ThreadPoolExecutor(WORKERS, thread_name_prefix="resolve")
-        try:
-            async with asyncio.TaskGroup() as group:
-                for number in range(WORKERS):
-                    group.create_task(self._work(threads), name=f"resolve {number}")
-        finally:
-            threads.shutdown(wait=False, cancel_futures=True)
+        async with asyncio.TaskGroup() as group:
+            for number in range(WORKERS):
+                group.create_task(self._work(), name=f"resolve {number}")
 
-    async def _work(self, threads: ThreadPoolExecutor) -> None:
+    async def _work(self) -> None:
         while True:
             name = await self._queue.get()
             self._queued.discard(name)
             if name in self._asked_at:
-                await self._look_up(name, threads)
+                await self._look_up(name)
 
-    async def _look_up(self, name: str, threads: ThreadPoolExecutor) -> None:
-        loop = asyncio.get_running_loop()
+    async def _look_up(self, name: str) -> None:
         try:
             async with asyncio.timeout(TIMEOUT):
-                addresses = await loop.run_in_executor(threads, self._ask, name)
+                addresses = await _beside(lambda: self._ask(name))
         except (OSError, TimeoutError, UnicodeError) as error:
             # What was known stays: an unreachable name server must not cut anybody off.
             log.info("resolve.failed", name=name, error=str(error) or "no answer in time")
@@ -93,3 +87,37 @@ class Resolver:
         if name in self._asked_at and self._known.get(name) != addresses:
             self._known[name] = addresses
             self._on_news()
+
+
+async def _beside(ask: Callable[[], tuple[IpAddress, ...]]) -> tuple[IpAddress, ...]:
+    """Call it in a thread of its own, for which nobody waits longer than he wants to.
+
+    A name server that hangs would take all threads of the loop's pool, and with them the disk; and
+    the threads of any pool are waited for when the process ends, which keeps a stop waiting too.
+    The host's resolver gives up by itself after some seconds, so there are never many.
+    """
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[tuple[IpAddress, ...]] = loop.create_future()
+
+    def give(found: tuple[IpAddress, ...] | Exception) -> None:
+        if answer.done():  # nobody waits any more
+            return
+        if isinstance(found, Exception):
+            answer.set_exception(found)
+        else:
+            answer.set_result(found)
+
+    def work() -> None:
+        found: tuple[IpAddress, ...] | Exception
+        try:
+            found = ask()
+        except Exception as error:  # noqa: BLE001 - raised again where it is waited for
+            found = error
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(give, found)
+
+    try:
+        threading.Thread(target=work, name="resolve", daemon=True).start()
+    except RuntimeError as error:  # no thread is left
+        raise OSError(str(error)) from None
+    return await answer
