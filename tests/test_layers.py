@@ -14,11 +14,9 @@ SOURCE = ROOT / "src" / "dstack_vpn"
 TESTS = ROOT / "tests"
 
 TESTED_BY = {
-    # The loop and what holds it are tested as a running agent, on hosts and a chain of the lab.
+    # What holds the loop is tested as a running agent, on hosts and a chain of the lab.
     "__init__.py": "test_layers.py",
     "__main__.py": "agent/test_membership.py",
-    "applier.py": "agent/test_membership.py",
-    "reconcile.py": "agent/test_membership.py",
     # The parts of the follower and its providers are tested through it.
     "chain/advance.py": "chain/test_follow.py",
     "chain/calls.py": "chain/test_follow.py",
