@@ -1,5 +1,6 @@
 """The state file: what was saved comes back whole, or not at all."""
 
+import contextlib
 import os
 import signal
 import sqlite3
@@ -202,6 +203,16 @@ def test_damaged_file_is_set_aside(path: Path, content: bytes) -> None:
     path.write_bytes(content)
     assert load(path) is None
     assert path.with_suffix(".damaged").read_bytes() == content
+
+
+def test_file_without_a_table_is_set_aside(path: Path) -> None:
+    """A sound database of our version that lacks a table is none of ours."""
+    with opened(path) as store:
+        store.save(membership([node(1)]), wall_now=1)
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.execute("DROP TABLE head")
+    assert load(path) is None
+    assert path.with_suffix(".damaged").exists()
 
 
 def test_torn_page_is_set_aside(path: Path) -> None:

@@ -133,6 +133,9 @@ class Store:
                 db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
             elif version != SCHEMA_VERSION:
                 raise sqlite3.DatabaseError(f"schema version {version} is not {SCHEMA_VERSION}")
+            tables = db.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+            if not {("head",), ("nodes",), ("journal",)} <= set(tables):
+                raise sqlite3.DatabaseError("a table is missing")
             if db.execute("PRAGMA quick_check").fetchone()[0] != "ok":
                 raise sqlite3.DatabaseError("the integrity check failed")
         except sqlite3.Error:
