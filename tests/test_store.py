@@ -1,6 +1,5 @@
 """The state file: what was saved comes back whole, or not at all."""
 
-import contextlib
 import os
 import signal
 import sqlite3
@@ -209,7 +208,7 @@ def test_file_without_a_table_is_set_aside(path: Path) -> None:
     """A sound database of our version that lacks a table is none of ours."""
     with opened(path) as store:
         store.save(membership([node(1)]), wall_now=1)
-    with contextlib.closing(sqlite3.connect(path)) as db:
+    with closing(sqlite3.connect(path)) as db:
         db.execute("DROP TABLE head")
     assert load(path) is None
     assert path.with_suffix(".damaged").exists()
