@@ -245,20 +245,17 @@ class WireGuardContractBridge:
             raise RuntimeError("the bridge has not been started")
         return self._reconciler.snapshot
 
-    def now(self) -> float:
-        """Monotonic seconds, on the clock of the snapshots."""
-        return asyncio.get_running_loop().time()
-
     def wall_now(self) -> float:
         """Seconds since 1970."""
         return time.time()
 
-    def assess(self) -> Health:
-        """Judge the newest snapshot now."""
+    def assess(self, fresh: float | None = None) -> Health:
+        """Judge the newest snapshot now; `fresh` is the strict form of readiness, in seconds."""
         return assess(
             self.snapshot,
-            now=self.now(),
+            now=asyncio.get_running_loop().time(),
             dark_after=self._settings.dark_after,
+            fresh=fresh,
             trusts_one_provider=self._settings.trusts_one_provider,
         )
 

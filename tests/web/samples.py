@@ -7,6 +7,7 @@ from typing import Any
 
 from dstack_vpn.mesh.access import find, judge
 from dstack_vpn.mesh.device import SeenDevice, SeenPeer, SocketAddress, WantedPeer
+from dstack_vpn.mesh.health import Health, assess
 from dstack_vpn.mesh.membership import Membership, Node
 from dstack_vpn.mesh.snapshot import ChainView, ProviderStatus, Snapshot
 from mesh import build
@@ -135,9 +136,9 @@ class Source:
 
     snapshot: Snapshot
 
-    def now(self) -> float:
-        """Monotonic seconds."""
-        return NOW
+    def assess(self, fresh: float | None = None) -> Health:
+        """The judgement at that moment, with the default policy."""
+        return assess(self.snapshot, now=NOW, dark_after=60, fresh=fresh)
 
     def wall_now(self) -> float:
         """Seconds since 1970."""

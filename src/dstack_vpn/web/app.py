@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from dstack_vpn.config import Settings, public_settings
 from dstack_vpn.mesh.access import find
-from dstack_vpn.mesh.health import Health, Status, assess
+from dstack_vpn.mesh.health import Health, Status
 from dstack_vpn.mesh.snapshot import Snapshot
 from dstack_vpn.web.answer import JsonAnswer, refusal
 from dstack_vpn.web.render import (
@@ -40,8 +40,8 @@ class SnapshotSource(Protocol):
     def snapshot(self) -> Snapshot:
         """The newest snapshot."""
 
-    def now(self) -> float:
-        """Monotonic seconds, on the clock of the snapshot's `agreed_at`."""
+    def assess(self, fresh: float | None = None) -> Health:
+        """Judge the newest snapshot now; `fresh` is the strict form of readiness, in seconds."""
 
     def wall_now(self) -> float:
         """Seconds since 1970."""
@@ -52,7 +52,7 @@ def make_app(source: SnapshotSource, settings: Settings) -> Starlette:
 
     Args:
         source: gives the newest snapshot and the time.
-        settings: say what counts as dark, and which token `/api/*` asks for.
+        settings: are shown by `/config`, and say which token `/api/*` asks for.
     """
     views = _Views(source, settings)
     routes = [
@@ -81,18 +81,9 @@ class _Views:
         # Settings never change while the process lives.
         self._public = public_settings(settings)
 
-    def _assess(self, snapshot: Snapshot, fresh: float | None = None) -> Health:
-        return assess(
-            snapshot,
-            now=self._source.now(),
-            dark_after=self._settings.dark_after,
-            fresh=fresh,
-            trusts_one_provider=self._settings.trusts_one_provider,
-        )
-
     async def health(self, _request: Request) -> Response:
         snapshot = self._source.snapshot
-        health = self._assess(snapshot)
+        health = self._source.assess()
         shown = render_health(snapshot, health, wall_now=self._source.wall_now())
         return JsonAnswer(shown, 503 if health.status is Status.UNHEALTHY else 200)
 
@@ -101,12 +92,12 @@ class _Views:
             fresh = _fresh(request.query_params.get("fresh"))
         except ValueError as error:
             return refusal(400, str(error), code="bad-request")
-        health = self._assess(self._source.snapshot, fresh)
+        health = self._source.assess(fresh)
         return JsonAnswer(render_ready(health), 200 if health.ready else 503)
 
     async def stats(self, _request: Request) -> Response:
         snapshot = self._source.snapshot
-        health = self._assess(snapshot)
+        health = self._source.assess()
         return JsonAnswer(render_stats(snapshot, health, wall_now=self._source.wall_now()))
 
     async def wireguard(self, _request: Request) -> Response:
