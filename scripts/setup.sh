@@ -59,7 +59,7 @@ stamp() { sum "${@:2}" >".stamps/$1"; }
 if [ ! -x .venv/bin/python ] || due python requirements/dev.txt pyproject.toml; then
   say "making the Python environment (.venv)"
   [ -x .venv/bin/python ] || "$python" -m venv .venv
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes \
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps \
     -r requirements/dev.txt
   .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
     --no-build-isolation --editable .
