@@ -13,7 +13,7 @@ from dstack_vpn.config import (
     public_settings,
     read_env_file,
 )
-from dstack_vpn.errors import SettingError
+from dstack_vpn.errors import SettingError, SettingsError
 from dstack_vpn.mesh.keys import PrivateKey
 from dstack_vpn.variables import VARIABLES
 
@@ -116,6 +116,35 @@ def test_one_provider_on_a_local_chain() -> None:
     """A local chain has one provider, and that is no trust in a stranger."""
     assert not load_settings(LOCAL).trusts_one_provider
     assert not load_settings(LOCAL | {"QUORUM": "1"}).trusts_one_provider
+
+
+@pytest.mark.parametrize(
+    ("values", "settings"),
+    [
+        # What needs nothing else is judged by itself, what needs others as soon as they are right.
+        ({"NETWORK": "base"}, ["NODE_ID", "CONTRACT_ADDRESS", "RPC_URL"]),
+        ({**LOCAL, "MTU": "1", "NODE_ID": "Upper"}, ["NODE_ID", "MTU"]),
+        ({**BASE, "MTU": "1", "RPC_URL": A, "QUORUM": "2"}, ["MTU", "QUORUM"]),
+        ({**BASE, "MTU": "1", "RPC_URL": A}, ["MTU", "RPC_URL"]),
+        ({**BASE, "CONTRACT_ADDRESS": "", "RPC_URL": A}, ["CONTRACT_ADDRESS", "RPC_URL"]),
+        # What rests on something wrong is not guessed at: only that is told.
+        ({**BASE, "RPC_URL": "ftp://x", "QUORUM": "2", "MTU": "1"}, ["RPC_URL", "MTU"]),
+        ({**BASE, "RPC_URL": A, "QUORUM": "many", "MTU": "1"}, ["QUORUM", "MTU"]),
+        ({"NETWORK": "mainnet"}, ["NODE_ID", "NETWORK"]),
+        (
+            {**LOCAL, "WIREGUARD_PRIVATE_KEY": KEY, "WIREGUARD_PRIVATE_KEY_FILE": "/k", "MTU": "1"},
+            ["MTU", "WIREGUARD_PRIVATE_KEY_FILE"],
+        ),
+    ],
+)
+def test_all_that_is_wrong_is_told_at_once(values: dict[str, str], settings: list[str]) -> None:
+    """Each wrong setting has its own sentence, the one that it would have alone."""
+    with pytest.raises(SettingsError) as caught:
+        load_settings(values)
+    assert [error.setting for error in caught.value.errors] == settings
+    told = [str(error) for error in caught.value.errors]
+    assert str(caught.value).splitlines() == list(caught.value.sentences) == told
+    assert not [sentence for sentence in told if "; accepted: " not in sentence]
 
 
 def test_two_keys() -> None:

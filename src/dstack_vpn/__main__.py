@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> int:
         else:
             asyncio.run(_serve(settings, reset_state=asked.reset_state))
     except DstackVpnError as error:
-        sys.stderr.write(f"dstack-vpn: {error}\n")
+        sys.stderr.writelines(f"dstack-vpn: {sentence}\n" for sentence in error.sentences)
         return error.exit_code
     except KeyboardInterrupt:
         return 130

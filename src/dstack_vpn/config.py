@@ -4,14 +4,16 @@ This is the only reader of the environment; the table of what there is stands in
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from functools import partial
 from ipaddress import IPv4Network
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from dstack_vpn.errors import SettingError
+from dstack_vpn.errors import SettingError, SettingsError
 from dstack_vpn.mesh.endpoint import Endpoint
 from dstack_vpn.mesh.membership import Address
 from dstack_vpn.variables import KEY_FILE_VARIABLE, NETWORKS, VARIABLES, Network, Variable
@@ -78,21 +80,48 @@ def load_settings(
 
     Raises:
         SettingError: names the setting, what is wrong and what is accepted.
+        SettingsError: several are wrong; it has a SettingError for each.
     """
     values = dict(os.environ if environ is None else environ)
     if env_file is not None:
         values = read_env_file(env_file) | values
     values.update(overrides or {})
-    parsed: dict[str, Any] = {}
+    draft = _Draft()
     for variable in VARIABLES:
-        if variable.name == "NODE_ID" and not need_node_id and not values.get("NODE_ID"):
-            parsed["node_id"] = ""
-            continue
-        parsed[variable.field] = _parse(variable, values)
-    return _complete(parsed, values)
+        draft.put(variable.field, partial(_parse, variable, values, need_node_id=need_node_id))
+    _complete(draft, values)
+    return Settings(**draft.finished())
 
 
-def _parse(variable: Variable, values: Mapping[str, str]) -> Any:
+class _Draft:
+    """Settings in the making: the fields that are right so far, and what is wrong with others."""
+
+    def __init__(self) -> None:
+        self._fields: dict[str, Any] = {}
+        self._errors: list[SettingError] = []
+
+    def put(self, name: str, make: Callable[..., Any], *needs: str) -> None:
+        """Set a field to what is made of others; where one of those is wrong, that was told."""
+        if not self._fields.keys() >= set(needs):
+            return
+        arguments = [self._fields[need] for need in needs]
+        self._fields.pop(name, None)
+        try:
+            self._fields[name] = make(*arguments)
+        except SettingError as error:
+            self._errors.append(error)
+
+    def finished(self) -> dict[str, Any]:
+        """All fields; raises what is wrong, be it one setting or several."""
+        if len(self._errors) > 1:
+            raise SettingsError(self._errors)
+        if self._errors:
+            raise self._errors[0]
+        assert self._fields.keys() == {f.name for f in fields(Settings)}
+        return self._fields
+
+
+def _parse(variable: Variable, values: Mapping[str, str], *, need_node_id: bool = True) -> Any:
     text = values.get(variable.name, "").strip()
     # The key's own file is read by `identity`, which also checks its mode.
     if variable.secret and variable.field != "wireguard_key":
@@ -102,6 +131,8 @@ def _parse(variable: Variable, values: Mapping[str, str]) -> Any:
             raise SettingError(name, f"and {variable.name} are both set", "one of the two")
         text = text or from_file
     if not text:
+        if variable.name == "NODE_ID" and not need_node_id:
+            return ""
         if variable.default is None:
             raise SettingError(variable.name, "is missing", variable.accepted)
         text = variable.default
@@ -129,42 +160,56 @@ def _secret_file(variable: Variable, values: Mapping[str, str]) -> str:
     return text
 
 
-def _complete(parsed: dict[str, Any], values: Mapping[str, str]) -> Settings:
+def _complete(draft: _Draft, values: Mapping[str, str]) -> None:
     """Fill the defaults that depend on other settings, and check what concerns several."""
-    network: Network = parsed["network"]
-    if parsed["contract"] is None:
-        if not network.contract:
-            accepted = f"0x and 40 hex digits (there is no default on {network.name})"
-            raise SettingError("CONTRACT_ADDRESS", "is missing", accepted)
-        parsed["contract"] = Address(network.contract.lower())
-    urls = parsed["rpc_urls"] or ((network.rpc_url,) if network.rpc_url else ())
-    if not urls:
+    draft.put("contract", _contract, "network", "contract")
+    draft.put("rpc_urls", _rpc_urls, "network", "rpc_urls")
+    draft.put("quorum", _quorum, "network", "rpc_urls", "quorum")
+    for name in ("confirmations", "poll_interval"):
+        draft.put(name, _or(attrgetter(name)), name, "network")
+    draft.put("sync_interval", lambda milliseconds: milliseconds / 1000, "sync_interval")
+    key_file = values.get(KEY_FILE_VARIABLE, "").strip()
+    draft.put("wireguard_key_file", partial(_key_file, key_file), "wireguard_key", "state_dir")
+    in_state_dir = _or(lambda state_dir, interface: state_dir / f"{interface}.conf")
+    draft.put("wireguard_conf", in_state_dir, "wireguard_conf", "state_dir", "interface")
+
+
+def _or(default: Callable[..., Any]) -> Callable[..., Any]:
+    """What keeps a value that is set, and else makes one of the other arguments."""
+    return lambda value, *others: default(*others) if value is None else value
+
+
+def _contract(network: Network, contract: Address | None) -> Address:
+    if contract is not None:
+        return contract
+    if not network.contract:
+        accepted = f"0x and 40 hex digits (there is no default on {network.name})"
+        raise SettingError("CONTRACT_ADDRESS", "is missing", accepted)
+    return Address(network.contract.lower())
+
+
+def _rpc_urls(network: Network, urls: tuple[str, ...]) -> tuple[str, ...]:
+    if urls:
+        return urls
+    if not network.rpc_url:
         accepted = f"one or several URLs (there is no default on {network.name})"
         raise SettingError("RPC_URL", "is missing", accepted)
-    parsed["rpc_urls"] = urls
-    _check_quorum(parsed["quorum"], urls, network)
-    for name in ("confirmations", "poll_interval"):
-        if parsed[name] is None:
-            parsed[name] = getattr(network, name)
-    parsed["sync_interval"] = parsed["sync_interval"] / 1000
-    state_dir: Path = parsed["state_dir"]
-    key_file = values.get(KEY_FILE_VARIABLE, "").strip()
-    if key_file and parsed["wireguard_key"]:
+    return (network.rpc_url,)
+
+
+def _key_file(path: str, key: str | None, state_dir: Path) -> Path:
+    if path and key:
         raise SettingError(
             KEY_FILE_VARIABLE, "and WIREGUARD_PRIVATE_KEY are both set", "one of the two"
         )
-    parsed["wireguard_key_file"] = Path(key_file) if key_file else _default_key_file(state_dir)
-    if parsed["wireguard_conf"] is None:
-        parsed["wireguard_conf"] = state_dir / f"{parsed['interface']}.conf"
-    assert parsed.keys() == {f.name for f in fields(Settings)}
-    return Settings(**parsed)
+    return Path(path) if path else _default_key_file(state_dir)
 
 
 def _default_key_file(state_dir: Path) -> Path:
     return state_dir / "wireguard.key"
 
 
-def _check_quorum(quorum: int | None, urls: tuple[str, ...], network: Network) -> None:
+def _quorum(network: Network, urls: tuple[str, ...], quorum: int | None) -> int | None:
     votes = len({(urlsplit(u).hostname or "").rstrip(".") for u in urls})
     if quorum is None and votes == 1 and network.public:
         raise SettingError(
@@ -178,6 +223,7 @@ def _check_quorum(quorum: int | None, urls: tuple[str, ...], network: Network) -
             f"is {quorum}, but RPC_URL names {votes} host(s) and all of them must agree",
             f"{votes}, or leave it unset",
         )
+    return quorum
 
 
 def read_env_file(path: Path) -> dict[str, str]:

@@ -5,6 +5,7 @@
     DstackVpnError
     ├── UserError                 a mistake of the user: one sentence, exit code 2
     │   ├── SettingError          a setting is missing or malformed
+    │   ├── SettingsError         several are; one sentence for each
     │   ├── WrongChainError       the RPC endpoint or the contract is not what was configured
     │   └── HostError             this machine does not allow what is needed
     ├── ChainError                what a provider said cannot be used; the next poll may do better
@@ -18,6 +19,8 @@
 loop reports them, keeps what it has, and tries again.
 """
 
+from collections.abc import Sequence
+
 
 class DstackVpnError(Exception):
     """Something went wrong in dstack-vpn."""
@@ -26,6 +29,11 @@ class DstackVpnError(Exception):
 
     def __init__(self, message: str | None = None) -> None:
         super().__init__(message or self.__doc__)
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """What is to be told, each on a line of its own."""
+        return (" ".join(str(self).split()),)
 
 
 class UserError(DstackVpnError):
@@ -41,6 +49,20 @@ class SettingError(UserError):
         """Name the setting, what was wrong with it, and what is accepted."""
         super().__init__(f"{setting} {problem}; accepted: {accepted}")
         self.setting = setting
+
+
+class SettingsError(UserError):
+    """Several settings are missing or malformed."""
+
+    def __init__(self, errors: Sequence[SettingError]) -> None:
+        """Take what is wrong with each."""
+        super().__init__("\n".join(str(error) for error in errors))
+        self.errors = tuple(errors)
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """One for each setting."""
+        return tuple(sentence for error in self.errors for sentence in error.sentences)
 
 
 class WrongChainError(UserError):

@@ -64,6 +64,17 @@ async def test_a_bad_setting_is_named_with_what_is_accepted(mesh: Mesh, mistake:
         assert words in sentence
 
 
+async def test_several_bad_settings_are_told_at_once(mesh: Mesh) -> None:
+    """One start is enough to learn of all of them, a sentence each."""
+    wrong = {"NODE_ID": "", "NETWORK": "base", "CONTRACT_ADDRESS": "", "RPC_URL": "", "MTU": "100"}
+    agent = await mesh.node(settings=wrong)
+    await agent.start()
+    assert await agent.wait() == 2
+    told = [line.split()[:2] for line in agent.running.output.splitlines()]
+    names = ("NODE_ID", "MTU", "CONTRACT_ADDRESS", "RPC_URL")
+    assert told == [["dstack-vpn:", name] for name in names]
+
+
 async def test_a_key_file_that_others_can_read_is_refused(mesh: Mesh) -> None:
     """Loose permissions are a mistake, and the sentence says how to mend it."""
     agent = await mesh.node()

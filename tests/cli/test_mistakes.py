@@ -27,7 +27,7 @@ CASES: dict[str, tuple[tuple[str, ...], dict[str, str | None], str]] = {
     "unknown network": (("node", "list"), {"NETWORK": "mainnet"}, "NETWORK is 'mainnet'"),
     "no contract on base": (
         ("node", "list"),
-        {"NETWORK": "base", "CONTRACT_ADDRESS": None},
+        {"NETWORK": "base", "QUORUM": "1", "CONTRACT_ADDRESS": None},
         "CONTRACT_ADDRESS is missing",
     ),
     "no provider on base": (("node", "list"), {"NETWORK": "base", "RPC_URL": None}, "RPC_URL"),
@@ -145,6 +145,23 @@ def test_a_mistake_is_one_sentence(net: Devnet, empty: str, tmp_path: Path, case
     keys = [SECRET, SECRET[2:-2], *KEYS, environ.get("CONTRACT_PRIVATE_KEY", SECRET)]
     for secret in keys:
         assert secret.removeprefix("0x") not in ended.err + ended.out
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        (("up",), ["NODE_ID", "CONTRACT_ADDRESS", "MTU", "RPC_URL"]),
+        (("node", "list"), ["CONTRACT_ADDRESS", "MTU", "RPC_URL"]),
+        (REGISTER, ["CONTRACT_ADDRESS", "MTU", "RPC_URL"]),
+        (("contract", "deploy"), ["MTU", "RPC_URL"]),
+    ],
+)
+def test_several_mistakes_are_a_line_each(words: tuple[str, ...], names: list[str]) -> None:
+    """All settings that are wrong are told at once, and none that the command does not need."""
+    ended = run(*words, env={"NETWORK": "base", "MTU": "100", "CONTRACT_ADDRESS": "0x1"})
+    assert (ended.code, ended.out) == (2, "")
+    told = [line.split()[:2] for line in ended.err.splitlines()]
+    assert told == [["dstack-vpn:", name] for name in names]
 
 
 def test_no_arguments_show_the_help() -> None:

@@ -1,8 +1,8 @@
 """The command line: ``dstack-vpn``. `main` is the console script.
 
 A command is a thin function: it reads its arguments (`parse`), asks the chain or signs (`session`,
-`signer`) and shows what came of it (`show`). Mistakes are one sentence on stderr, never a
-traceback: exit code 2 for the user's, 1 for what a provider or the device did not do.
+`signer`) and shows what came of it (`show`). Mistakes are one sentence each on stderr, never
+a traceback: exit code 2 for the user's, 1 for what a provider or the device did not do.
 """
 
 import os
@@ -19,16 +19,15 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return run(sys.argv[1:] if arguments is None else arguments)
     except DstackVpnError as error:
-        return _fail(str(error), error.exit_code)
+        return _fail(error.exit_code, *error.sentences)
     except KeyboardInterrupt:
-        return _fail("interrupted", 130)
+        return _fail(130, "interrupted")
     except BrokenPipeError:
         # Whoever read our output has gone; Python would complain once more when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
 
 
-def _fail(sentence: str, code: int) -> int:
-    line = " ".join(sentence.split())
-    sys.stderr.write(f"dstack-vpn: {line}\n")
+def _fail(code: int, *sentences: str) -> int:
+    sys.stderr.writelines(f"dstack-vpn: {sentence}\n" for sentence in sentences)
     return code
