@@ -15,7 +15,7 @@ from dstack_vpn.config import (
 )
 from dstack_vpn.errors import SettingError, SettingsError
 from dstack_vpn.mesh.keys import PrivateKey
-from dstack_vpn.variables import VARIABLES
+from dstack_vpn.variables import NETWORKS, VARIABLES, Network
 
 LOCAL = {"NODE_ID": "db", "NETWORK": "hardhat"}
 BASE = {"NODE_ID": "db", "NETWORK": "base", "CONTRACT_ADDRESS": "0x" + "1" * 40}
@@ -145,6 +145,15 @@ def test_all_that_is_wrong_is_told_at_once(values: dict[str, str], settings: lis
     told = [str(error) for error in caught.value.errors]
     assert str(caught.value).splitlines() == list(caught.value.sentences) == told
     assert not [sentence for sentence in told if "; accepted: " not in sentence]
+
+
+@pytest.mark.parametrize("network", NETWORKS.values(), ids=lambda n: n.name)
+def test_only_a_local_chain_is_waited_for(network: Network) -> None:
+    """CONTRACT_WAIT has no effect on a public network: there it is a mistake, not a beginning."""
+    values = BASE | {"NETWORK": network.name, "RPC_URL": A, "QUORUM": "1", "CONTRACT_WAIT": "60"}
+    assert load_settings(values).contract_wait == (0 if network.public else 60)
+    del values["CONTRACT_WAIT"]
+    assert load_settings(values).contract_wait == 0
 
 
 def test_two_keys() -> None:

@@ -25,6 +25,7 @@ BAD: Mapping[str, list[str] | str] = {
     "SYNC_INTERVAL": ["99", "30s", "86400001", "1.5"],
     "DARK_AFTER": ["0", "86401", "soon"],
     "DARK_CLOSE_AFTER": ["-1", "31536001", "never"],
+    "CONTRACT_WAIT": ["-1", "86401", "a minute"],
     "WIREGUARD_PRIVATE_KEY": ANYTHING,  # `identity` reads it; test_identity has what it refuses
     "WG_INTERFACE": ["sixteen-letters-", "wg/0", "..", ".wg", "-wg", "wg 0", "wg\u00e9"],
     "LISTEN_PORT": ["0", "65536", "+1", "port"],

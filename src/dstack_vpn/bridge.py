@@ -364,6 +364,7 @@ async def build(
         chain_id=network.chain_id,
         contract=settings.contract,
         confirmations=settings.confirmations,
+        contract_wait=0.0 if dry else settings.contract_wait,
     )
     stack.push_async_callback(follower.aclose)
 

@@ -35,6 +35,8 @@ class Settings:
     sync_interval: float
     dark_after: float
     dark_close_after: float
+    contract_wait: float
+    """0 on public networks, whatever was set."""
     wireguard_key: str | None = field(repr=False)
     wireguard_key_file: Path
     interface: str
@@ -167,6 +169,7 @@ def _complete(draft: _Draft, values: Mapping[str, str]) -> None:
     draft.put("quorum", _quorum, "network", "rpc_urls", "quorum")
     for name in ("confirmations", "poll_interval"):
         draft.put(name, _or(attrgetter(name)), name, "network")
+    draft.put("contract_wait", _contract_wait, "network", "contract_wait")
     draft.put("sync_interval", lambda milliseconds: milliseconds / 1000, "sync_interval")
     key_file = values.get(KEY_FILE_VARIABLE, "").strip()
     draft.put("wireguard_key_file", partial(_key_file, key_file), "wireguard_key", "state_dir")
@@ -186,6 +189,11 @@ def _contract(network: Network, contract: Address | None) -> Address:
         accepted = f"0x and 40 hex digits (there is no default on {network.name})"
         raise SettingError("CONTRACT_ADDRESS", "is missing", accepted)
     return Address(network.contract.lower())
+
+
+def _contract_wait(network: Network, seconds: float) -> float:
+    # Only a chain of one's own begins without its contract.
+    return 0.0 if network.public else seconds
 
 
 def _rpc_urls(network: Network, urls: tuple[str, ...]) -> tuple[str, ...]:

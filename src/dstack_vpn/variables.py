@@ -304,6 +304,18 @@ VARIABLES: tuple[Variable, ...] = (
         meaning="Time in the dark after which all peers are removed.",
     ),
     Variable(
+        name="CONTRACT_WAIT",
+        field="contract_wait",
+        parse=_number(0, 86_400),
+        default="0",
+        accepted="seconds from 0 to 86400",
+        meaning=(
+            "How long a start on a local chain (hardhat) waits for a contract that is not there"
+            " yet, as when chain, contract and nodes are started together. On public networks a"
+            " contract that is missing is a mistake at once."
+        ),
+    ),
+    Variable(
         name="WIREGUARD_PRIVATE_KEY",
         field="wireguard_key",
         parse=_optional(str),

@@ -8,9 +8,14 @@ import sqlite3
 import pytest
 
 from agent.mesh import Mesh
+from dstack_vpn.variables import NETWORKS
 from lab.agent import Agent
+from lab.chain import Chain
 from lab.http import HttpError
+from lab.lab import Lab
+from lab.nft import AccessNFT
 from lab.process import CommandError
+from lab.tunnel import new_keys
 from lab.waiting import until
 
 
@@ -295,6 +300,48 @@ async def test_the_journal_tells_what_happened(mesh: Mesh) -> None:
         ("revoked", "n2", "REVOKED")
     )
     assert any(kind == "applied" for kind, _, _ in rows)
+
+
+async def test_an_agent_may_be_started_before_its_contract(lab: Lab, chain: Chain) -> None:
+    """With CONTRACT_WAIT it says what is missing, and becomes ready when that is there."""
+    host = await lab.host("n1")
+    one = lab.agent(
+        host,
+        "n1",
+        keys=await new_keys(),
+        contract=NETWORKS["hardhat"].contract,
+        rpc_url=chain.url,
+        settings={"CONTRACT_WAIT": "600"},
+    )
+    await one.start()
+
+    async def refusal() -> str:
+        answer = await one.get("/ready")
+        return str(answer.json()["reason"]) if answer.status == 503 else ""
+
+    async def says_so() -> bool:
+        return "there is no contract at" in await refusal()
+
+    await until(says_so, "/ready names the contract", retry_on=(HttpError,))
+    nft = await AccessNFT.deploy(chain)
+    await nft.mint("n1", one.keys.public)
+    await one.wait_ready()
+
+
+async def test_an_agent_does_not_wait_for_a_contract_for_ever(mesh: Mesh) -> None:
+    """When CONTRACT_WAIT is over it ends as it does without it; a dry run waits for nothing."""
+    nobody = "0x00000000000000000000000000000000000dead1"
+    one = await mesh.node(settings={"CONTRACT_ADDRESS": nobody, "CONTRACT_WAIT": "0.5"})
+    await one.start()
+    assert await one.wait() == 2
+    assert one.log("chain.no_progress"), "it did not wait"
+    told = [line for line in one.running.output.splitlines() if line.startswith("dstack-vpn: ")]
+    assert [line[:45] for line in told] == ["dstack-vpn: there is no contract at 0x0000000"]
+    assert "wg0" not in await interfaces(one)
+
+    await one.start("--dry-run")
+    assert await one.wait() == 2
+    assert "waited" not in one.running.output
 
 
 async def test_health_answers_before_the_first_membership(mesh: Mesh) -> None:

@@ -1,5 +1,6 @@
 """The follower against a real chain: starts, follows, goes back, starts again."""
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,8 +11,9 @@ from chain.proxy import Call, Proxy, Reply
 from chain.samples import hex_of
 from dstack_vpn.chain import follow, journal, pages
 from dstack_vpn.chain.contract import call_get_nodes
-from dstack_vpn.errors import ChainError, WrongChainError
+from dstack_vpn.errors import BadAnswerError, ChainError, WrongChainError
 from dstack_vpn.mesh.membership import Address, Membership
+from dstack_vpn.variables import NETWORKS
 from lab.nft import AccessNFT
 from lab.waiting import until
 
@@ -312,6 +314,59 @@ async def test_no_contract_at_the_address(contract: AccessNFT) -> None:
     async with following(address, contract.chain.url) as follower:
         with pytest.raises(WrongChainError, match=f"there is no contract at {address}"):
             await follower.start(None)
+
+
+FIRST = NETWORKS["hardhat"].contract
+"""Where the first contract of the first account comes to be."""
+
+
+async def test_a_contract_that_is_not_there_yet_is_waited_for(tmp_path: Path) -> None:
+    """Meanwhile it is a temporary error that names the address; then it is followed."""
+    async with (
+        local_chain(tmp_path) as chain,
+        following(FIRST, chain.url, at(chain.url, 2), contract_wait=600) as follower,
+    ):
+        with pytest.raises(ChainError, match=f"there is no contract at {FIRST.lower()}"):
+            await follower.start(None)
+        for _ in range(2):
+            view = await follower.poll()
+            assert (view.membership, view.verified) == (None, False)
+            assert "it is waited for, for 600 s (CONTRACT_WAIT) at most" in (view.last_error or "")
+        deployed = await AccessNFT.deploy(chain)
+        assert deployed.address.lower() == FIRST.lower()
+        await deployed.mint("a", new_key())
+        await follower.poll()
+        await assert_same(follower, deployed)
+
+
+async def test_the_wait_for_a_contract_has_an_end(contract: AccessNFT) -> None:
+    """When the time is over it is the mistake that it is without any wait."""
+    wait = 0.2
+    async with following("0x" + "12" * 20, contract.chain.url, contract_wait=wait) as follower:
+        began = time.monotonic()
+        with pytest.raises(ChainError):
+            await follower.start(None)
+
+        async def over() -> str:
+            try:
+                await follower.poll()
+            except WrongChainError as error:
+                return str(error)
+            return ""
+
+        told = await until(over, "the start ends")
+        assert time.monotonic() - began >= wait
+        assert told.startswith("there is no contract at")
+        assert "waited" not in told
+
+
+async def test_a_contract_that_is_gone_is_not_waited_for(contract: AccessNFT) -> None:
+    """The wait is for a beginning: what was there before and is not is refused as ever."""
+    saved = await start_saved(contract, contract.chain.url)
+    await contract.chain.rpc("anvil_setCode", contract.address, "0x")
+    async with following(contract.address, contract.chain.url, contract_wait=600) as follower:
+        with pytest.raises(BadAnswerError, match="perhaps it is behind"):
+            await follower.start(saved)
 
 
 # Runtime code that answers every call: with a revert, with nothing, with one word, with three

@@ -45,6 +45,7 @@ class Follower:
         chain_id: int,
         contract: Address,
         confirmations: int,
+        contract_wait: float = 0.0,
         quorum: int | None = None,
         rollback_patience: float | None = None,
     ) -> None:
@@ -56,6 +57,7 @@ class Follower:
             contract: the membership contract.
             confirmations: blocks below the head at which a snapshot is taken, so that its members
                 count as confirmed; 0 or more.
+            contract_wait: seconds for which a contract that was never there is a temporary error.
             quorum: hosts that must agree; all by default.
             rollback_patience: seconds for which nobody may have our newest block, while the chain
                 is shorter than it, before we go back. Real chains get longer again at once, and
@@ -63,7 +65,13 @@ class Follower:
                 revoked members in again. The default is 12 s a confirmation: a minute on Base, and
                 nothing on a local chain, where a tool rolls back on purpose.
         """
-        self._panel = Panel(providers, chain_id=chain_id, contract=contract, needed=quorum)
+        self._panel = Panel(
+            providers,
+            chain_id=chain_id,
+            contract=contract,
+            contract_wait=contract_wait,
+            needed=quorum,
+        )
         self._confirmations = confirmations
         self._patience = (
             PATIENCE_PER_CONFIRMATION * confirmations

@@ -78,6 +78,7 @@ class Panel:
         *,
         chain_id: int,
         contract: Address,
+        contract_wait: float = 0.0,
         needed: int | None = None,
     ) -> None:
         """Prepare, without traffic.
@@ -86,6 +87,8 @@ class Panel:
             providers: at least one.
             chain_id: EIP-155 id that each must have.
             contract: the membership contract.
+            contract_wait: seconds for which a contract that was never there is a temporary error,
+                from when it was first missed.
             needed: votes that must agree; all by default.
         """
         hosts = {provider.name: provider.host for provider in providers}
@@ -94,6 +97,8 @@ class Panel:
         self.chain_id = chain_id
         self.contract = contract
         self.identity: ChainIdentity | None = None
+        self._contract_wait = contract_wait
+        self._missed_at: float | None = None
         self._checked: dict[Provider, int] = {}
 
     def checked(self, provider: Provider) -> bool:
@@ -237,6 +242,7 @@ class Panel:
         Raises:
             WrongChainError: another chain, other code, or no contract at all.
             BadAnswerError: the code that was there is not, which a node that is behind also shows.
+            ChainError: there is no contract yet, and it is waited for.
         """
         pinned = self.identity
         if pinned is not None and shown.genesis != pinned.genesis:
@@ -250,16 +256,26 @@ class Panel:
                 raise BadAnswerError(
                     "code", f"{provider.name} has no code at {self.contract}: perhaps it is behind"
                 )
-            raise WrongChainError(
+            absent = (
                 f"there is no contract at {self.contract} on the chain of {provider.name}"
                 f" (chain id {self.chain_id})"
             )
+            if self._waits_for_contract():
+                wait = f"{self._contract_wait:g} s (CONTRACT_WAIT)"
+                raise ChainError(f"{absent}; it is waited for, for {wait} at most")
+            raise WrongChainError(absent)
         if pinned is not None and shown.code_hash != pinned.code_hash:
             raise WrongChainError(
                 f"{provider.name} shows other code at {self.contract} than the code pinned when it"
                 " was first read; if the contract was replaced on purpose, start once with"
                 " --reset-state"
             )
+
+    def _waits_for_contract(self) -> bool:
+        now = asyncio.get_running_loop().time()
+        if self._missed_at is None:
+            self._missed_at = now
+        return now - self._missed_at < self._contract_wait
 
     def _parse_checkpoint(self, provider: Provider, stated: bytes | Refusal) -> Checkpoint:
         wrong = WrongChainError(
