@@ -52,16 +52,16 @@ class SettingError(UserError):
 
 
 class SettingsError(UserError):
-    """Several settings are missing or malformed."""
+    """Several things are missing or malformed."""
 
-    def __init__(self, errors: Sequence[SettingError]) -> None:
-        """Take what is wrong with each."""
+    def __init__(self, errors: Sequence[UserError]) -> None:
+        """Take what is wrong, each with a sentence of its own."""
         super().__init__("\n".join(str(error) for error in errors))
         self.errors = tuple(errors)
 
     @property
     def sentences(self) -> tuple[str, ...]:
-        """One for each setting."""
+        """Those of all errors."""
         return tuple(sentence for error in self.errors for sentence in error.sentences)
 
 
