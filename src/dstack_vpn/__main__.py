@@ -1,4 +1,4 @@
-"""The agent process: ``python -m dstack_vpn [--env-file FILE] [--dry-run] [--reset-state]``.
+"""The agent process: ``python -m dstack_vpn`` with the flags of ``dstack-vpn up``.
 
 ``dstack-vpn up`` becomes this process. It loads none of what only the command line needs, which is
 a third of its memory. SIGTERM and SIGINT stop it in order; a second signal is not needed, for each
@@ -17,14 +17,18 @@ from dstack_vpn.config import Settings, load_settings
 from dstack_vpn.errors import DstackVpnError, UserError
 from dstack_vpn.log import configure_logs
 
-USAGE = "usage: python -m dstack_vpn [--env-file FILE] [--dry-run] [--reset-state]"
+USAGE = (
+    "usage: python -m dstack_vpn [--env-file FILE] [--dry-run] [--reset-state] [--exit-by-signal]"
+)
 
 
 def main(arguments: list[str]) -> int:
     """Run one node; returns the exit code.
 
-    0 after a wanted stop, 1 when something failed, 2 for a mistake of the user.
+    0 after a wanted stop, 1 when something failed, 2 for a mistake of the user. With
+    --exit-by-signal a wanted stop ends the process by the signal that asked for it.
     """
+    ended_by: signal.Signals | None = None
     try:
         asked = _parse(arguments)
         settings = load_settings(env_file=asked.env_file)
@@ -32,43 +36,55 @@ def main(arguments: list[str]) -> int:
         if asked.dry_run:
             sys.stdout.write(asyncio.run(dry_run(settings)) + "\n")
         else:
-            asyncio.run(_serve(settings, reset_state=asked.reset_state))
+            ended_by = asyncio.run(_serve(settings, reset_state=asked.reset_state))
     except DstackVpnError as error:
         sys.stderr.writelines(f"dstack-vpn: {sentence}\n" for sentence in error.sentences)
         return error.exit_code
     except KeyboardInterrupt:
         return 130
-    return 0
+    return _end_by(ended_by) if ended_by and asked.exit_by_signal else 0
 
 
-async def _serve(settings: Settings, *, reset_state: bool) -> None:
-    """Run the bridge until a signal asks it to stop, or it fails."""
+async def _serve(settings: Settings, *, reset_state: bool) -> signal.Signals | None:
+    """Run the bridge until a signal asks it to stop, or it fails; returns that signal."""
     task = asyncio.current_task()
     assert task is not None
     loop = asyncio.get_running_loop()
-    asked = asyncio.Event()
+    wanted: signal.Signals | None = None
+    stopping = False
 
-    def ask() -> None:
+    def ask(number: signal.Signals) -> None:
+        nonlocal wanted, stopping
         # Once: a second signal must not interrupt the stop that the first one began.
-        if not asked.is_set():
-            asked.set()
+        if not stopping:
+            wanted, stopping = number, True
             task.cancel()
 
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, ask)
+        loop.add_signal_handler(number, ask, number)
     bridge = WireGuardContractBridge(settings=settings)
     try:
         await bridge.start(reset_state=reset_state)
         await bridge.wait_stopped()
     except asyncio.CancelledError:
-        if not asked.is_set():
+        if wanted is None:
             raise
     finally:
-        wanted = asked.is_set()
-        asked.set()
+        stopping = True
         # Only a wanted stop ends the device. After a failure its sessions go on, and the next start
         # adopts it (fail static).
-        await bridge.stop(keep_device=not wanted)
+        await bridge.stop(keep_device=wanted is None)
+    return wanted
+
+
+def _end_by(number: signal.Signals) -> int:
+    """End this process by a signal; where that cannot be, returns a shell's exit code for it."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    signal.signal(number, signal.SIG_DFL)
+    signal.raise_signal(number)
+    # The kernel spares process 1 of a container every signal that it does not handle.
+    return 128 + number
 
 
 @dataclass(slots=True)
@@ -76,6 +92,7 @@ class _Asked:
     env_file: Path | None = None
     dry_run: bool = False
     reset_state: bool = False
+    exit_by_signal: bool = False
 
 
 def _parse(arguments: list[str]) -> _Asked:
@@ -87,6 +104,8 @@ def _parse(arguments: list[str]) -> _Asked:
             asked.dry_run = True
         elif word == "--reset-state":
             asked.reset_state = True
+        elif word == "--exit-by-signal":
+            asked.exit_by_signal = True
         elif word == "--env-file" and rest:
             asked.env_file = Path(rest.pop(0))
         else:

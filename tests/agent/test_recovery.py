@@ -4,6 +4,7 @@ import asyncio
 import random
 import signal
 import sqlite3
+import sys
 
 import pytest
 
@@ -134,6 +135,39 @@ async def test_a_wanted_stop_leaves_nothing_behind(mesh: Mesh, number: signal.Si
     assert list((one.host.run_dir / "wireguard").glob("*")) == []
     assert not conf.exists()
     assert sorted(p.name for p in (one.directory / "state").iterdir()) == ["state.db"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_wanted_stop_may_end_by_its_signal(mesh: Mesh, number: signal.Signals) -> None:
+    """With --exit-by-signal all is taken down as ever; then the process dies of that signal."""
+    one = await mesh.node()
+    await mesh.mint(one)
+    await one.start("--exit-by-signal")
+    await one.wait_ready()
+
+    one.running.signal(number)
+
+    assert await one.wait() == -number
+    assert [line["device"] for line in one.log("bridge.stopped")] == ["down"]
+    assert "wg0" not in await interfaces(one)
+
+
+async def test_process_1_cannot_die_of_its_own_signal(mesh: Mesh) -> None:
+    """In a container without an init, the exit code is the one that a shell would show."""
+    one = await mesh.node()
+    program = (
+        "import os, signal, sys; from dstack_vpn.__main__ import _end_by;"
+        "assert os.getpid() == 1; sys.exit(_end_by(signal.SIGTERM))"
+    )
+    alone = ("unshare", "--pid", "--fork", sys.executable, "-c", program)
+    assert (await one.host.run(*alone, check=False)).code == 128 + signal.SIGTERM
+
+
+async def test_an_agent_that_fails_does_not_end_by_a_signal(mesh: Mesh) -> None:
+    """--exit-by-signal is about wanted stops: a mistake still has its exit code."""
+    one = await mesh.node(settings={"CONTRACT_ADDRESS": "0x" + "12" * 20})
+    await one.start("--exit-by-signal")
+    assert await one.wait() == 2
 
 
 async def test_a_stop_while_the_device_is_being_made_leaves_nothing_behind(mesh: Mesh) -> None:

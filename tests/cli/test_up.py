@@ -20,8 +20,9 @@ def test_up_becomes_the_agent(tmp_path: Path) -> None:
     )
     settings = tmp_path / "node.env"
     settings.write_text("NODE_ID=node-a\nNETWORK=hardhat\n")
-    ended = run("up", "--dry-run", "--env-file", str(settings), env={"PYTHONPATH": str(shadow)})
+    flags = ["--dry-run", "--reset-state", "--exit-by-signal", "--env-file", str(settings)]
+    ended = run("up", *flags, env={"PYTHONPATH": str(shadow)})
     assert ended.code == 0, ended.err
     _, words, loaded = json.loads(ended.out)
-    assert words == ["-m", "dstack_vpn", "--dry-run", "--env-file", str(settings)]
+    assert words == ["-m", "dstack_vpn", *flags]
     assert not loaded

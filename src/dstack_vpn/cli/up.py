@@ -27,6 +27,14 @@ def up(
             "--reset-state", help="Forget the saved membership first; the key and journal stay."
         ),
     ] = False,
+    exit_by_signal: Annotated[
+        bool,
+        typer.Option(
+            "--exit-by-signal",
+            help="End by the signal that asked for the stop, not with exit code 0: for supervisors"
+            " that start again only what did not end with success.",
+        ),
+    ] = False,
     env_file: EnvFile = None,
 ) -> None:
     """Run this machine as a node of the mesh, until SIGTERM."""
@@ -37,6 +45,8 @@ def up(
         words.append("--dry-run")
     if reset_state:
         words.append("--reset-state")
+    if exit_by_signal:
+        words.append("--exit-by-signal")
     if env_file is not None:
         words += ["--env-file", str(env_file)]
     sys.stdout.flush()
