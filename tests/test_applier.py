@@ -7,6 +7,7 @@ import pytest
 
 from dstack_vpn.applier import Applied, Applier
 from dstack_vpn.mesh.access import judge, judge_self
+from dstack_vpn.mesh.device import DeviceChange
 from dstack_vpn.mesh.keys import PrivateKey
 from dstack_vpn.mesh.membership import Node
 from dstack_vpn.mesh.plan import CANDIDATE_TIME, STAGGER
@@ -90,3 +91,19 @@ async def test_the_endpoints_of_an_adopted_peer_are_tried_in_turn(device: Memory
         await cycle(after, [ME, node(2, endpoint=B)], now=NOW + 100 + turn * CANDIDATE_TIME)
         tried.add(str(device.peers[key_of(2)].endpoint))
     assert tried == {A, B}
+
+
+async def test_a_name_that_is_resolved_during_a_change_is_used_at_once(
+    device: MemoryDevice,
+) -> None:
+    """News that comes while the device is written is not forgotten until the next compare."""
+    applier = applier_of(device)
+    write = device.apply
+
+    async def write_as_news_comes(change: DeviceChange) -> None:
+        await write(change)
+        applier.request_compare()
+
+    device.apply = write_as_news_comes  # type: ignore[method-assign]
+    await cycle(applier, [ME, node(2, endpoint="peer.example:51820")])
+    assert applier.due_at() <= NOW

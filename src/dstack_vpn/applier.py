@@ -105,6 +105,8 @@ class Applier:
         """
         block = membership.block.number
         started = time.monotonic()
+        # Before anything is awaited: a name that is resolved meanwhile asks for the next compare.
+        self._compare_at = now + self._sync_interval
         try:
             removed = await self._remove_at_once(snapshot, own)
             seen = await self._see()
@@ -125,7 +127,6 @@ class Applier:
                 snapshot=await self._failed(snapshot, str(error)), sentence="", wanted=None
             )
         self._retry_at, self._retry_delay = None, RETRY_FIRST
-        self._compare_at = now + self._sync_interval
         self._plan = plan
         self._remember(change, now)
         sentence = describe(change, wanted, block)
