@@ -12,6 +12,7 @@ import pytest
 
 from dstack_vpn.mesh.device import IpAddress
 from dstack_vpn.resolve import WORKERS, Resolver, ask_system
+from lab.waiting import until
 
 ONE, TWO = ip_address("192.0.2.1"), ip_address("2001:db8::1")
 
@@ -99,6 +100,19 @@ async def test_failure_ends_nothing() -> None:
         resolver.resolve(names)
         await news.wait()
         assert resolver.resolve(names) == {"z.example": (ONE,)}
+
+
+async def test_a_name_that_begins_to_exist_is_found_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody asks again, and the failure is followed by another try all the same."""
+    monkeypatch.setattr("dstack_vpn.resolve.RETRY", 0.01)
+    table: dict[str, tuple[IpAddress, ...]] = {}
+    server, news = NameServer(table), News()
+    async with running(server, news) as resolver:
+        resolver.resolve(["late.example"])
+        await until(lambda: len(server.asked) > 2, "it is tried again")
+        table["late.example"] = (ONE,)
+        await news.wait()
+        assert resolver.resolve(["late.example"]) == table
 
 
 async def test_silent_name_server_delays_nothing_else() -> None:

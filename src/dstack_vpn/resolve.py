@@ -17,6 +17,9 @@ TIMEOUT = 5.0
 """Seconds that one lookup may take."""
 LIFETIME = 60.0
 """Seconds after which an answer, or its absence, is asked for again."""
+RETRY = 1.0
+"""Seconds after which the first failure is followed by another try, doubled each time: a container's
+name may begin to exist a moment after ours."""
 WORKERS = 8
 """Lookups under way at once; names come from tokens, so there may be as many as members."""
 
@@ -44,6 +47,7 @@ class Resolver:
         self._ask = ask
         self._known: dict[str, tuple[IpAddress, ...]] = {}
         self._asked_at: dict[str, float] = {}
+        self._failures: dict[str, int] = {}
         self._queue: asyncio.Queue[str] = asyncio.Queue()
         self._queued: set[str] = set()
         """What is in the queue: once each, for while no name server answers it only grows."""
@@ -55,13 +59,17 @@ class Resolver:
         for name in self._asked_at.keys() - wanted:
             del self._asked_at[name]
             self._known.pop(name, None)
+            self._failures.pop(name, None)
         for name in sorted(wanted):
             if now - self._asked_at.get(name, -LIFETIME) >= LIFETIME:
                 self._asked_at[name] = now
-                if name not in self._queued:
-                    self._queued.add(name)
-                    self._queue.put_nowait(name)
+                self._enqueue(name)
         return dict(self._known)
+
+    def _enqueue(self, name: str) -> None:
+        if name in self._asked_at and name not in self._queued:
+            self._queued.add(name)
+            self._queue.put_nowait(name)
 
     async def run(self) -> None:
         """Look up what was asked for, until cancelled."""
@@ -83,7 +91,11 @@ class Resolver:
         except (OSError, TimeoutError, UnicodeError) as error:
             # What was known stays: an unreachable name server must not cut anybody off.
             log.info("resolve.failed", name=name, error=str(error) or "no answer in time")
+            failures = self._failures[name] = self._failures.get(name, 0) + 1
+            pause = min(RETRY * 2 ** min(failures - 1, 10), LIFETIME)
+            asyncio.get_running_loop().call_later(pause, self._enqueue, name)
             return
+        self._failures.pop(name, None)
         if name in self._asked_at and self._known.get(name) != addresses:
             self._known[name] = addresses
             self._on_news()
