@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from dstack_vpn.config import Settings, load_settings
 from dstack_vpn.errors import HostError, SettingError
-from dstack_vpn.identity import load_identity, write_key_file
+from dstack_vpn.identity import check_private, load_identity, write_key_file
 from dstack_vpn.mesh.keys import PrivateKey
 
 KEY = PrivateKey(b"private-key-of-this-test-32-byte")
@@ -87,6 +87,48 @@ def test_loose_permissions(tmp_path: Path, bits: int, *, explicit: bool) -> None
     assert f"mode {bits:04o}" in told
     assert f"chmod 600 {path}" in told
     assert KEY.reveal() not in told
+
+
+def refused(path: Path, mounted: Path) -> bool:
+    """Whether a file is taken for one that others can get at."""
+    try:
+        check_private("A_FILE", path, mounted=mounted)
+    except SettingError:
+        return True
+    return False
+
+
+def test_mounted_secrets(tmp_path: Path) -> None:
+    """Below the directory of mounted secrets any mode will do, whatever links lead there."""
+    mounted = tmp_path / "secrets"
+    # As Kubernetes lays them out: a name, a link to the newest version, the versions.
+    version = mounted / "app" / "..2026_11_24"
+    version.mkdir(parents=True)
+    (version / "key").touch(0o444)
+    (mounted / "app" / "..data").symlink_to(version.name)
+    (mounted / "app" / "key").symlink_to("..data/key")
+    (tmp_path / "link").symlink_to(mounted)
+    for path in (version / "key", mounted / "app" / "key", tmp_path / "link" / "app" / "key"):
+        assert not refused(path, mounted)
+        assert not refused(path, tmp_path / "link")
+        assert refused(path, tmp_path / "elsewhere")
+
+
+def test_what_only_seems_to_be_a_mounted_secret(tmp_path: Path) -> None:
+    """A link or a path that leads out of the directory, and a name that only begins like it."""
+    mounted, other = tmp_path / "secrets", tmp_path / "secrets-of-others"
+    for directory in (mounted, other):
+        directory.mkdir()
+    key = other / "key"
+    key.touch(0o444)
+    (mounted / "key").symlink_to(key)
+    (mounted / "others").symlink_to(other)
+    out = mounted / ".." / other.name / "key"
+    for path in (key, mounted / "key", mounted / "others" / "key", out):
+        assert refused(path, mounted)
+        key.chmod(0o600)
+        assert not refused(path, mounted)
+        key.chmod(0o444)
 
 
 MALFORMED: dict[str, Callable[[str], bytes]] = {

@@ -154,12 +154,22 @@ def _secret_file(variable: Variable, values: Mapping[str, str]) -> str:
     try:
         text = Path(path).read_text(encoding="utf-8").strip()
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise SettingError(name, f"cannot be read ({where}{reason})", accepted) from None
+        problem = f"cannot be read ({where}{why_unreadable(error)})"
+        raise SettingError(name, problem, accepted) from None
     if not text:
         # Otherwise an empty API_TOKEN_FILE would leave /api/* open.
         raise SettingError(name, f"names an empty file ({path})", accepted)
     return text
+
+
+def why_unreadable(error: OSError | ValueError, otherwise: str = "not UTF-8 text") -> str:
+    """Why a file could not be read, for an error sentence."""
+    if isinstance(error, PermissionError):
+        hint = (
+            "in a container without extra capabilities even root cannot read another owner's file"
+        )
+        return f"{error.strerror}; {hint}"
+    return getattr(error, "strerror", None) or otherwise
 
 
 def _complete(draft: _Draft, values: Mapping[str, str]) -> None:
@@ -243,10 +253,8 @@ def read_env_file(path: Path) -> dict[str, str]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise SettingError(
-            "--env-file", f"cannot be read ({path}: {reason})", "a file of NAME=value lines"
-        ) from None
+        problem = f"cannot be read ({path}: {why_unreadable(error)})"
+        raise SettingError("--env-file", problem, "a file of NAME=value lines") from None
     values: dict[str, str] = {}
     for number, line in enumerate(lines, 1):
         text = line.strip()

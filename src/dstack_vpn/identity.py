@@ -8,11 +8,14 @@ import os
 import stat
 from pathlib import Path
 
-from dstack_vpn.config import Settings
+from dstack_vpn.config import Settings, why_unreadable
 from dstack_vpn.errors import HostError, SettingError
 from dstack_vpn.mesh.keys import PrivateKey
 from dstack_vpn.variables import KEY_FILE_VARIABLE
 
+MOUNTED_SECRETS = Path("/run/secrets")
+"""Where Docker, Swarm and Compose mount secrets, with a mode of the engine's choice (mostly 0444).
+Whoever could read them there is inside of the container already."""
 ACCEPTED = "44 characters of base64, as `dstack-vpn keys generate` or `wg genkey` make them"
 
 
@@ -45,20 +48,25 @@ def _read(path: Path) -> str | None:
     except UnicodeDecodeError:
         raise SettingError(KEY_FILE_VARIABLE, "holds no text key", ACCEPTED) from None
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "no path"
-        problem = f"cannot be read ({_shown(path)}{reason})"
+        problem = f"cannot be read ({_shown(path)}{why_unreadable(error, 'no path')})"
         raise SettingError(KEY_FILE_VARIABLE, problem, "a readable file of mode 0600") from None
 
 
-def check_private(setting: str, path: Path) -> None:
+def check_private(setting: str, path: Path, *, mounted: Path = MOUNTED_SECRETS) -> None:
     """Refuse a file with a secret that others than its owner can get at.
+
+    Args:
+        setting: that names the file.
+        path: of the file.
+        mounted: directory whose files may have any mode. What a link there leads to must lie there
+            too, as it does where Kubernetes links a name to the newest version.
 
     Raises:
         SettingError: they can.
         OSError: there is no such file, or we may not look.
     """
     mode = stat.S_IMODE(path.stat().st_mode)
-    if mode & 0o077:
+    if mode & 0o077 and not path.resolve().is_relative_to(mounted.resolve()):
         problem = f"names {path}, which others can read or write (mode {mode:04o})"
         raise SettingError(setting, problem, f"mode 0600; try: chmod 600 {path}")
 

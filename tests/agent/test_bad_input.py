@@ -84,6 +84,28 @@ async def test_a_key_file_that_others_can_read_is_refused(mesh: Mesh) -> None:
     assert agent.keys.private not in agent.running.output
 
 
+async def test_a_key_that_docker_mounts_may_have_any_mode(mesh: Mesh) -> None:
+    """A secret in /run/secrets has the mode that the engine gives it, and is taken."""
+    mounted = "/run/secrets/wireguard-key"
+    agent = await mesh.node(settings={"WIREGUARD_PRIVATE_KEY_FILE": mounted})
+    await mesh.mint(agent)
+    secrets = agent.host.run_dir / "secrets"
+    secrets.mkdir()
+    (agent.directory / "private.key").rename(secrets / "wireguard-key")
+    (secrets / "wireguard-key").chmod(0o444)
+    await agent.start()
+    await agent.wait_ready()
+
+
+async def test_a_key_file_of_somebody_else_is_explained(mesh: Mesh) -> None:
+    """Root without capabilities, as in a container, is told why it may not read the file."""
+    agent = await mesh.node()
+    (agent.directory / "private.key").chmod(0)
+    agent.prefix = ("setpriv", "--bounding-set", "-dac_override,-dac_read_search")
+    sentence = await refused(agent)
+    assert "Permission denied; in a container without extra capabilities even root" in sentence
+
+
 async def test_a_malformed_key_is_refused_and_not_quoted(mesh: Mesh) -> None:
     """What stands in a key file never reaches the terminal."""
     agent = await mesh.node()

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dstack_vpn.config import read_env_file
+from dstack_vpn.config import read_env_file, why_unreadable
 from dstack_vpn.errors import SettingError
 from dstack_vpn.identity import check_private
 from dstack_vpn.variables import Variable
@@ -132,6 +132,6 @@ def _read_private(setting: str, path: Path, accepted: str) -> str:
         return path.read_text(encoding="utf-8").strip()
     except UnicodeDecodeError:
         raise SettingError(setting, f"holds no text ({path})", accepted) from None
-    except OSError as error:
-        problem = f"cannot be read ({path}: {error.strerror})"
+    except (OSError, ValueError) as error:
+        problem = f"cannot be read ({path}: {why_unreadable(error, 'no path')})"
         raise SettingError(setting, problem, accepted) from None
