@@ -17,8 +17,8 @@ TIMEOUT = 5.0
 """Seconds that one lookup may take."""
 LIFETIME = 60.0
 """Seconds after which an answer, or its absence, is asked for again."""
-RETRY = 1.0
-"""Seconds after which the first failure is followed by another try, doubled each time: a container's
+RETRY, RETRY_MOST = 1.0, 60.0
+"""Seconds from a failure to the next try: at first, doubled each time, and at most. A container's
 name may begin to exist a moment after ours."""
 WORKERS = 8
 """Lookups under way at once; names come from tokens, so there may be as many as members."""
@@ -92,7 +92,7 @@ class Resolver:
             # What was known stays: an unreachable name server must not cut anybody off.
             log.info("resolve.failed", name=name, error=str(error) or "no answer in time")
             failures = self._failures[name] = self._failures.get(name, 0) + 1
-            pause = min(RETRY * 2 ** min(failures - 1, 10), LIFETIME)
+            pause = min(RETRY * 2 ** min(failures - 1, 10), RETRY_MOST)
             asyncio.get_running_loop().call_later(pause, self._enqueue, name)
             return
         self._failures.pop(name, None)
