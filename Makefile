@@ -43,6 +43,8 @@ lock: setup ## Renew the hashed requirements from pyproject.toml
 		--python-version 3.11 pyproject.toml -o requirements/runtime.txt
 	@.venv/bin/uv pip compile --quiet --universal --generate-hashes --no-annotate --no-header \
 		--python-version 3.11 pyproject.toml --group dev -o requirements/dev.txt
+	@for group in build node; do .venv/bin/uv pip compile --quiet --universal --generate-hashes \
+		--no-annotate --no-header --python-version 3.11 --group $$group -o requirements/$$group.txt; done
 
 clean: ## Remove what set-up and tests made
 	@rm -rf .venv .stamps contracts/node_modules contracts/out contracts/cache

@@ -6,20 +6,20 @@ from typing import Annotated
 import typer
 
 from dstack_vpn import __version__
-from dstack_vpn.cli import access, contract, keys, node, nodes, up
+from dstack_vpn.cli import access, contract, deploy, keys, node, nodes, up
 from dstack_vpn.cli.options import Commands, examples
 from dstack_vpn.errors import UserError
 
 
 def _plain(**options: object) -> typer.Typer:
-    return typer.Typer(
-        add_completion=False,
-        no_args_is_help=True,
-        pretty_exceptions_enable=False,
-        rich_markup_mode=None,
-        context_settings={"help_option_names": ["-h", "--help"]},
-        **options,  # type: ignore[arg-type]
-    )
+    common = {
+        "add_completion": False,
+        "no_args_is_help": True,
+        "pretty_exceptions_enable": False,
+        "rich_markup_mode": None,
+        "context_settings": {"help_option_names": ["-h", "--help"]},
+    }
+    return typer.Typer(**(common | options))  # type: ignore[arg-type]
 
 
 app = _plain(
@@ -35,12 +35,16 @@ app = _plain(
 key_commands = _plain(help="Make and read WireGuard keys.")
 contract_commands = _plain(help="The membership contract itself.")
 node_commands = _plain(help="Nodes: who is in, and changes to the list.")
+deploy_commands = _plain(
+    callback=deploy.by_default, invoke_without_command=True, no_args_is_help=False
+)
 
 app.command("up", epilog=up.EXAMPLES)(up.up)
 app.command("access", epilog=access.EXAMPLES)(access.access)
 app.add_typer(key_commands, name="keys")
 app.add_typer(contract_commands, name="contract")
 app.add_typer(node_commands, name="node")
+app.add_typer(deploy_commands, name="deploy")
 
 
 def _fill(group: typer.Typer, commands: Commands) -> None:
@@ -51,6 +55,7 @@ def _fill(group: typer.Typer, commands: Commands) -> None:
 _fill(key_commands, keys.COMMANDS)
 _fill(contract_commands, contract.COMMANDS)
 _fill(node_commands, {**nodes.COMMANDS, **node.COMMANDS})
+_fill(deploy_commands, deploy.COMMANDS)
 
 
 def _version(wanted: bool) -> None:

@@ -1,0 +1,118 @@
+"""A local chain that survives: anvil, with its state on disk. The main process of docker/chain.
+
+anvil can save its state by itself, but writes over the file that it has, so that a kill in the middle
+leaves half a file and no chain. Here the state, history included, is asked for whenever there is a new
+block, at most every `INTERVAL` seconds, and put into the place of the old one as a whole. What is lost
+by a kill is what was mined since.
+
+``chain.py`` runs the chain; ``chain.py check`` is its health check. Standard library only.
+"""
+
+import gzip
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+PORT = 8545
+INTERVAL = 1.0
+"""Seconds between two looks for a new block."""
+STATE = Path(os.environ.get("CHAIN_STATE", "/data/state.json"))
+ANVIL = ("anvil", "--host", "0.0.0.0", "--port", str(PORT), "--silent")
+
+
+def rpc(method: str, *params: Any, patience: float = 30.0) -> Any:
+    """Ask the chain; raises OSError where it does not answer, RuntimeError where it refuses."""
+    call = json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params})
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{PORT}",
+        data=call.encode(),
+        headers={"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=patience) as answer:
+        reply = json.load(answer)
+    if "error" in reply:
+        raise RuntimeError(f"{method}: {reply['error']}")
+    return reply["result"]
+
+
+def head() -> str:
+    """The hash of the newest block."""
+    return str(rpc("eth_getBlockByNumber", "latest", False)["hash"])
+
+
+def save(saved: str) -> str:
+    """Write the state down if there is a newer block than the one given; the newest block."""
+    newest = head()
+    if newest != saved:
+        # With historical states: nodes ask for what was at a block.
+        state = gzip.decompress(bytes.fromhex(rpc("anvil_dumpState", True)[2:]))
+        draft = STATE.with_suffix(".new")
+        with draft.open("wb") as file:
+            file.write(state)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(STATE)
+    return newest
+
+
+def serve() -> int:
+    """Run the chain until a signal asks it to end; the exit code."""
+    asked = threading.Event()
+    received: list[int] = []
+
+    def ask(number: int, _frame: object) -> None:
+        received.append(number)
+        asked.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, ask)
+    load = ("--load-state", str(STATE)) if STATE.exists() else ()
+    say(f"{'continues' if load else 'begins'}; its state is kept in {STATE}")
+    # In a session of its own: the signal that asks us to end must not reach it before it is saved.
+    chain = subprocess.Popen([*ANVIL, *load], start_new_session=True)
+    saved = ""
+    while chain.poll() is None and not asked.wait(INTERVAL):
+        saved = try_to_save(saved)
+    if chain.poll() is not None:
+        say(f"anvil ended with {chain.returncode}")
+        return 1
+    try_to_save(saved)
+    chain.terminate()
+    chain.wait()
+    # As after a death by that signal: the engine starts again after its own restart what did not
+    # end with success.
+    return 128 + received[0]
+
+
+def try_to_save(saved: str) -> str:
+    """Save, or say why not and go on: a full disk must not end the chain."""
+    try:
+        return save(saved)
+    except (OSError, RuntimeError, ValueError) as error:
+        say(f"not saved: {error}")
+        return saved
+
+
+def check() -> int:
+    """Whether it answers; the exit code."""
+    try:
+        head()
+    except (OSError, RuntimeError, ValueError) as error:
+        say(f"does not answer: {error}")
+        return 1
+    return 0
+
+
+def say(text: str) -> None:
+    """Tell the log."""
+    print(f"chain: {text}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(check() if sys.argv[1:] == ["check"] else serve())

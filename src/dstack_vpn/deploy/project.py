@@ -1,0 +1,410 @@
+"""The steps of a deployment of docker-compose.yml: checked before, and waited for by facts.
+
+`cli.deploy` calls them. `engine` runs the commands; `preflight` and `report` judge. Progress is
+told through `Say`, results are returned, and a step that fails raises with the reason.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from dstack_vpn.config import read_env_file
+from dstack_vpn.deploy import preflight
+from dstack_vpn.deploy.containers import EXITED, Container
+from dstack_vpn.deploy.engine import DeployError, Engine, find_compose, run
+from dstack_vpn.deploy.loglines import show, sort_lines
+from dstack_vpn.deploy.report import (
+    Checked,
+    NodeFacts,
+    Row,
+    is_node,
+    make_rows,
+    parse_handshakes,
+)
+from dstack_vpn.errors import SettingError, SettingsError, UserError
+
+COMPOSE_FILE = "docker-compose.yml"
+ENV_FILE, ENV_EXAMPLE = ".env", "env.example"
+LOCAL_CHAIN, KEEPER, KEYS, ADMIN = "local-chain", "keeper", "keys", "admin"
+"""Profiles of the Compose file; a service of the same name is in each of the last three."""
+POLL = 0.25
+"""Seconds between two looks at containers that are not ready yet."""
+LOG_TAIL = 20
+"""Lines that are shown of a container that failed."""
+CHECKS_AT_ONCE = 8
+BUILD_CA = Path("docker/ca/this-build.crt")
+BUILD_STAGE_LABEL = "org.dstack-vpn.stage=build"
+"""By which images of build stages are found again, to be removed."""
+
+IPV6 = Path("/proc/sys/net/ipv6")
+NO_IPV6 = "net.ipv4.ip_forward=0"
+"""Stands in the place of the switch for IPv6 on a host that has none: what is so anyway."""
+
+Say = Callable[[str], None]
+"""Tells the user of progress."""
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image that is built here unless a variable names another one."""
+
+    variable: str
+    default: str
+    dockerfile: str
+    profile: str = ""
+
+
+IMAGES = (
+    Image("DSTACK_VPN_IMAGE", "dstack-vpn:local", "docker/wireguard/Dockerfile"),
+    Image("NGINX_IMAGE", "dstack-vpn-nginx:local", "docker/nginx/Dockerfile"),
+    Image("CHAIN_IMAGE", "dstack-vpn-chain:local", "docker/chain/Dockerfile", LOCAL_CHAIN),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Project:
+    """A directory with a Compose file, and how it is to be run."""
+
+    directory: Path
+    values: Mapping[str, str]
+    """The variables that Compose reads: those of the environment before those of .env."""
+    profiles: frozenset[str]
+    engine: Engine
+    local_engine: bool
+    """Whether the engine runs on this machine."""
+
+    def value(self, name: str, default: str = "") -> str:
+        """A variable; empty counts as absent."""
+        return self.values.get(name, "").strip() or default
+
+    def without(self, profile: str) -> "Project":
+        """The same with a profile off."""
+        left = self.profiles - {profile}
+        return replace(self, profiles=left, engine=self.engine.with_profiles(*sorted(left)))
+
+
+def open_project(
+    directory: Path, *, profiles: Iterable[str] = (), keeper: bool | None = None
+) -> Project:
+    """Find the project, the engine and Compose.
+
+    Args:
+        directory: with the Compose file.
+        profiles: to be on, beside those that COMPOSE_PROFILES names. That of the local chain is on
+            by itself where neither NETWORK nor RPC_URL names another one.
+        keeper: whether the keeper belongs to it; None: if it is there already.
+
+    Raises:
+        SettingsError: names everything that is missing.
+    """
+    values = dict(os.environ)
+    wrong: list[UserError] = []
+    if not (directory / COMPOSE_FILE).is_file():
+        problem, accepted = f"has no {COMPOSE_FILE} ({directory})", "a checkout of dstack-vpn"
+        wrong.append(SettingError("--directory", problem, accepted))
+    if (directory / ENV_FILE).exists():
+        try:
+            values = read_env_file(directory / ENV_FILE) | values
+        except UserError as error:
+            wrong.append(error)
+    wrong += preflight.engine_errors()
+    found = find_compose()
+    wrong += preflight.compose_errors(found and found[1])
+    if wrong or found is None:
+        raise SettingsError(wrong)
+    on = {p for p in values.get("COMPOSE_PROFILES", "").replace(" ", "").split(",") if p}
+    on |= set(profiles)
+    if values.get("NETWORK", "").strip() in ("", "hardhat") and not values.get("RPC_URL"):
+        on.add(LOCAL_CHAIN)
+    host = run(("docker", "context", "inspect", "-f", "{{.Endpoints.docker.Host}}")).out.strip()
+    local = host.startswith("unix://")
+    variables: dict[str, str] = {}
+    if local:
+        variables["DOCKER_SOCKET"] = values.get("DOCKER_SOCKET") or host.removeprefix("unix://")
+        if not IPV6.exists():
+            variables["IPV6_SYSCTL"] = values.get("IPV6_SYSCTL") or NO_IPV6
+    engine = Engine(directory, found[0], profiles=sorted({*on, KEEPER}), variables=variables)
+    if keeper is None:
+        keeper = any(c.service == KEEPER for c in engine.containers())
+    project = Project(
+        directory=directory,
+        values=values,
+        profiles=frozenset({*on, KEEPER}),
+        engine=engine,
+        local_engine=local,
+    )
+    return project if keeper else project.without(KEEPER)
+
+
+def check(project: Project) -> None:
+    """Check what the containers will need, before any of them is made.
+
+    Raises:
+        SettingsError: names everything that is wrong.
+    """
+    # Ports that our own containers hold are not in use by another.
+    ours = any(c.running for c in project.engine.containers())
+    wrong = [
+        *preflight.setting_errors(project.values),
+        *preflight.port_errors(
+            project.values, project.profiles, try_them=project.local_engine and not ours
+        ),
+        *(preflight.tun_errors() if project.local_engine else ()),
+    ]
+    if wrong:
+        raise SettingsError(wrong)
+
+
+def write_env(project: Project) -> Path | None:
+    """Make .env of env.example where there is none; its path if it was made."""
+    path = project.directory / ENV_FILE
+    if path.exists():
+        return None
+    with path.open("x", encoding="utf-8") as file:
+        os.fchmod(file.fileno(), 0o600)
+        file.write((project.directory / ENV_EXAMPLE).read_text(encoding="utf-8"))
+    return path
+
+
+def build(project: Project, *, build_ca: Path | None, say: Say) -> list[str]:
+    """Build the images that no variable names; returns their tags.
+
+    Args:
+        project: whose images.
+        build_ca: certificates that the build has to trust, for a proxy that opens TLS.
+        say: for progress.
+
+    Raises:
+        SettingError: the certificates cannot be read.
+        DeployError: a build failed; it has told why itself.
+    """
+    if build_ca is None and (named := project.value("BUILD_CA_FILE")):
+        build_ca = Path(named)
+    built = []
+    with _trusting(project, build_ca):
+        for image in _own_images(project):
+            began = time.monotonic()
+            say(f"{image.default}: building")
+            base = project.value("BASE_IMAGE")
+            options = ["--build-arg", f"BASE={base}"] if base else []
+            project.engine.show(
+                "docker", "build", "-f", image.dockerfile, "-t", image.default, *options, "."
+            )
+            say(f"{image.default}: built in {time.monotonic() - began:.0f} s")
+            built.append(image.default)
+    return built
+
+
+def _own_images(project: Project) -> list[Image]:
+    return [
+        image
+        for image in IMAGES
+        if project.value(image.variable, image.default) == image.default
+        and (not image.profile or image.profile in project.profiles)
+    ]
+
+
+@contextlib.contextmanager
+def _trusting(project: Project, build_ca: Path | None) -> Iterator[None]:
+    """Have the builds trust certificates, for as long as they take."""
+    if build_ca is None:
+        yield
+        return
+    path = project.directory / BUILD_CA
+    try:
+        shutil.copyfile(build_ca, path)
+    except OSError as error:
+        problem = f"cannot be read ({build_ca}: {error.strerror})"
+        raise SettingError("--build-ca", problem, "a file of PEM certificates") from None
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def make_keys(project: Project) -> dict[str, str]:
+    """Make the keys of the nodes in their volumes, as far as there are none.
+
+    Returns:
+        Public keys by node id.
+
+    Raises:
+        DeployError: they cannot be made.
+    """
+    engine = project.engine.with_profiles(*sorted({*project.profiles, KEYS}))
+    printed = engine.compose("run", "--rm", "--no-deps", "-T", KEYS, patience=None)
+    try:
+        return {str(node): str(key) for node, key in json.loads(printed).items()}
+    except (ValueError, AttributeError):
+        raise DeployError("the keys were made, but their public halves were not told") from None
+
+
+def up(project: Project, *services: str, recreate: bool = False) -> None:
+    """Make and start containers, as far as they are not there as the Compose file has them.
+
+    Raises:
+        DeployError: that failed.
+    """
+    words = ["up", "--detach", "--no-build"]
+    if recreate:
+        words.append("--force-recreate")
+    words.append("--no-deps" if services else "--remove-orphans")
+    project.engine.show("compose", *words, *services)
+
+
+def wait_ready(
+    project: Project, *, timeout: float, say: Say, services: Sequence[str] | None = None
+) -> list[Row]:
+    """Return when all services do what they are for.
+
+    Args:
+        project: whose services.
+        timeout: seconds to wait at most.
+        say: is told when a service changes its state.
+        services: those that are waited for; all by default.
+
+    Raises:
+        DeployError: one has failed for good, or the time is over; the end of its log was told.
+    """
+    began = time.monotonic()
+    wanted = project.engine.services() if services is None else services
+    told: dict[str, str] = {}
+    while True:
+        containers = project.engine.containers()
+        rows = _look(project, wanted, containers)
+        for row in rows:
+            now = "ready" if row.ok else f"{row.state}, {row.health}: {row.note}".replace("-: ", "")
+            if told.get(row.service) != now:
+                say(f"{time.monotonic() - began:5.1f} s  {row.service}: {now}")
+            told[row.service] = now
+        waiting = [row for row in rows if not row.ok]
+        if not waiting:
+            return rows
+        lost = [row for row in waiting if row.state in (EXITED, "dead")]
+        if lost or time.monotonic() - began > timeout:
+            _tell_why(project, lost or waiting, containers, say)
+            reason = "; ".join(f"{row.service}: {row.note or row.state}" for row in lost or waiting)
+            late = "" if lost else f"not ready after {timeout:g} s: "
+            raise DeployError(f"{late}{reason}")
+        time.sleep(POLL)
+
+
+def _tell_why(
+    project: Project, rows: Sequence[Row], containers: Sequence[Container], say: Say
+) -> None:
+    failed = {row.container for row in rows}
+    for container in containers:
+        if container.name in failed:
+            say(f"--- the last lines of {container.service}")
+            text = project.engine.logs(container, "--timestamps", "--tail", str(LOG_TAIL))
+            for line in sort_lines(container.service, text.splitlines())[-LOG_TAIL:]:
+                say(show(line, width=len(container.service)))
+
+
+def status(project: Project) -> list[Row]:
+    """What every service does now."""
+    return _look(project, project.engine.services(), project.engine.containers())
+
+
+def _look(project: Project, services: Sequence[str], containers: Sequence[Container]) -> list[Row]:
+    engine = project.engine
+
+    def ask(container: Container) -> tuple[Checked, NodeFacts]:
+        done = engine.inside(container, *container.check)
+        text = (done.out if done.code == 0 else done.err or done.out).strip()
+        checked = Checked(passed=done.code == 0, said=text.splitlines()[-1] if text else "")
+        if not is_node(container):
+            return checked, NodeFacts()
+        handshakes = engine.inside(container, "wg", "show", "wg0", "latest-handshakes")
+        return checked, NodeFacts(
+            health=engine.json_inside(container, *container.check, "/health"),
+            handshakes=parse_handshakes(handshakes.out) if handshakes.code == 0 else None,
+        )
+
+    asked = [c for c in containers if c.running and c.check and c.service in services]
+    with ThreadPoolExecutor(CHECKS_AT_ONCE) as pool:
+        answers = dict(zip([c.id for c in asked], pool.map(ask, asked), strict=True))
+    return make_rows(
+        services,
+        containers,
+        {key: checked for key, (checked, _) in answers.items()},
+        {key: facts for key, (_, facts) in answers.items()},
+    )
+
+
+def stop(project: Project) -> None:
+    """Stop all containers; they and their volumes stay."""
+    if KEEPER in project.profiles:
+        # First, or it would start again what has to be killed.
+        project.engine.show("compose", "stop", KEEPER)
+    project.engine.show("compose", "stop")
+
+
+def nodes(project: Project) -> list[str]:
+    """The services that are nodes, as far as they have a container."""
+    return [c.service for c in project.engine.containers() if is_node(c) and not c.one_off]
+
+
+def update(project: Project, *, timeout: float, recreate: bool, say: Say) -> list[str]:
+    """Replace the nodes by their new image, one at a time; each has to be ready before the next.
+
+    The owners of their networks stay, so their neighbours notice no more than the node's absence.
+
+    Raises:
+        DeployError: one did not become ready; those after it were not touched.
+    """
+    replaced = []
+    for service in nodes(project):
+        say(f"{service}: replacing")
+        up(project, service, recreate=recreate)
+        wait_ready(project, timeout=timeout, say=say, services=[service])
+        replaced.append(service)
+    return replaced
+
+
+def reset_state(project: Project, services: Sequence[str], *, say: Say) -> list[str]:
+    """Have nodes forget the membership that they saved, to accept a chain that began anew.
+
+    Raises:
+        UserError: there is no such node.
+        DeployError: a step failed.
+    """
+    known = nodes(project)
+    chosen = list(services) or known
+    for service in chosen:
+        if service not in known:
+            accepted = ", ".join(known) or "none: nothing is deployed"
+            raise SettingError("NODE", f"{service[:60]!a} is no node of this project", accepted)
+    for service in chosen:
+        say(f"{service}: forgetting")
+        project.engine.show("compose", "stop", service)
+        project.engine.compose("run", "--rm", "--no-deps", "-T", service, "state", "forget")
+        up(project, service)
+    return chosen
+
+
+def clean_up(project: Project, *, keep_state: bool, keep_images: bool, say: Say) -> None:
+    """Remove the containers and networks, and unless they are to be kept, volumes and images.
+
+    Raises:
+        DeployError: something could not be removed.
+    """
+    everything = project.engine.with_profiles(
+        *sorted({*project.profiles, LOCAL_CHAIN, KEEPER, KEYS, ADMIN})
+    )
+    words = ["down", "--remove-orphans", *([] if keep_state else ["--volumes"])]
+    everything.show("compose", *words)
+    if keep_images:
+        return
+    for image in IMAGES:
+        if project.value(image.variable, image.default) == image.default:
+            with contextlib.suppress(DeployError):  # never built
+                everything.docker("image", "rm", image.default)
+                say(f"{image.default}: removed")
+    everything.docker("image", "prune", "--force", "--filter", f"label={BUILD_STAGE_LABEL}")
