@@ -23,6 +23,13 @@ def test_keywords_are_settings() -> None:
     assert (settings.state_dir, settings.wireguard_key) == (Path("/srv/a"), "k")
 
 
+def test_a_key_in_a_call_is_not_in_the_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only what stands in the environment is warned of."""
+    monkeypatch.setenv("API_TOKEN", "from-the-environment")
+    bridge = WireGuardContractBridge(**LOCAL, private_key="k")
+    assert bridge.settings.plain_secrets == ("API_TOKEN",)
+
+
 @pytest.mark.parametrize("name", ["confirmation", "wireguard_conf", "quorum_"])
 def test_a_keyword_that_is_no_setting_is_refused(name: str) -> None:
     """A slip of the pen is not dropped in silence."""

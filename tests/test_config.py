@@ -1,5 +1,6 @@
 """Settings: from the environment, a file and options; wrong combinations; secrets never shown."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -234,7 +235,23 @@ def test_secret_files(tmp_path: Path, name: str, text: str) -> None:
     path = tmp_path / "secret"
     path.write_text(f"{text}\n")
     from_file = load_settings(LOCAL | {f"{name}_FILE": str(path)})
-    assert from_file == load_settings(LOCAL | {name: text})
+    plain = load_settings(LOCAL | {name: text})
+    assert from_file == replace(plain, plain_secrets=())
+
+
+def test_plain_secrets_are_known_by_name(tmp_path: Path) -> None:
+    """A secret in a variable is told apart from one in a file, or in a program's own call."""
+    key, path = {"WIREGUARD_PRIVATE_KEY": KEY}, tmp_path / "env"
+    path.write_text(f"API_TOKEN={TOKEN}\nCONTRACT_PRIVATE_KEY={SECRET}\nRPC_URL={URLS}\n")
+    found = load_settings(LOCAL | key, path)
+    assert found.plain_secrets == ("WIREGUARD_PRIVATE_KEY", "API_TOKEN", "CONTRACT_PRIVATE_KEY")
+    assert not [s for s in (KEY, TOKEN, SECRET) if s in repr(found)]
+    assert load_settings(LOCAL | key, overrides=key).plain_secrets == ()
+    secret = tmp_path / "secret"
+    secret.write_text(TOKEN)
+    files = {"API_TOKEN_FILE": str(secret), "WIREGUARD_PRIVATE_KEY_FILE": "/run/key"}
+    blank = {"API_TOKEN": " ", "CONTRACT_PRIVATE_KEY": ""}
+    assert load_settings(LOCAL | files | blank).plain_secrets == ()
 
 
 @pytest.mark.parametrize("name", ["RPC_URL", "API_TOKEN"])

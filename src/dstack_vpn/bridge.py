@@ -32,7 +32,7 @@ from dstack_vpn.mesh.plan import LocalNode
 from dstack_vpn.mesh.snapshot import Snapshot
 from dstack_vpn.reconcile import Reconciler
 from dstack_vpn.store import Store, claim_directory
-from dstack_vpn.variables import SETTING_NAMES
+from dstack_vpn.variables import PLAIN_SECRETS, SETTING_NAMES
 from dstack_vpn.web.app import make_app
 from dstack_vpn.web.render import render_health, render_stats
 from dstack_vpn.web.server import HealthServer
@@ -142,6 +142,8 @@ class WireGuardContractBridge:
         """
         if self._task is not None:
             raise RuntimeError("the bridge was started already")
+        for name in self._settings.plain_secrets:
+            log.warning("secrets.plain", variable=name, advice=PLAIN_SECRETS[name])
         try:
             parts = await build(
                 self._settings, self._stack, publish=self._publish, reset_state=reset_state

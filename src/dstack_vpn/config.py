@@ -16,7 +16,14 @@ from urllib.parse import urlsplit
 from dstack_vpn.errors import SettingError, SettingsError
 from dstack_vpn.mesh.endpoint import Endpoint
 from dstack_vpn.mesh.membership import Address
-from dstack_vpn.variables import KEY_FILE_VARIABLE, NETWORKS, VARIABLES, Network, Variable
+from dstack_vpn.variables import (
+    KEY_FILE_VARIABLE,
+    NETWORKS,
+    PLAIN_SECRETS,
+    VARIABLES,
+    Network,
+    Variable,
+)
 
 __all__ = ["NETWORKS", "Network", "Settings", "load_settings", "provider_name", "public_settings"]
 
@@ -53,6 +60,8 @@ class Settings:
     api_token: str | None = field(repr=False)
     log_level: str
     log_format: str
+    plain_secrets: tuple[str, ...]
+    """The variables of `PLAIN_SECRETS` that hold a value."""
 
     @property
     def default_key_file(self) -> Path:
@@ -84,15 +93,31 @@ def load_settings(
         SettingError: names the setting, what is wrong and what is accepted.
         SettingsError: several are wrong; it has a SettingError for each.
     """
-    values = dict(os.environ if environ is None else environ)
-    if env_file is not None:
-        values = read_env_file(env_file) | values
-    values.update(overrides or {})
+    found = read_variables(environ, env_file)
+    values = found | dict(overrides or {})
     draft = _Draft()
+    draft.put("plain_secrets", lambda: _plain_secrets(found, overrides or {}))
     for variable in VARIABLES:
         draft.put(variable.field, partial(_parse, variable, values, need_node_id=need_node_id))
     _complete(draft, values)
     return Settings(**draft.finished())
+
+
+def read_variables(
+    environ: Mapping[str, str] | None = None, env_file: Path | None = None
+) -> dict[str, str]:
+    """All variables as they stand: the process's own, or those given, before those of the file.
+
+    Raises:
+        SettingError: the file cannot be read.
+    """
+    given = dict(os.environ if environ is None else environ)
+    return given if env_file is None else read_env_file(env_file) | given
+
+
+def _plain_secrets(found: Mapping[str, str], overrides: Mapping[str, str]) -> tuple[str, ...]:
+    # What a program that embeds a node hands over stands in no variable.
+    return tuple(n for n in PLAIN_SECRETS if found.get(n, "").strip() and n not in overrides)
 
 
 class _Draft:

@@ -443,6 +443,14 @@ VARIABLES: tuple[Variable, ...] = (
 KEY_FILE_VARIABLE = "WIREGUARD_PRIVATE_KEY_FILE"
 """Path of the key; `identity` reads it, and refuses a file that others can read."""
 
+PLAIN_SECRETS = {
+    "WIREGUARD_PRIVATE_KEY": "put the key into a file and name that by WIREGUARD_PRIVATE_KEY_FILE",
+    "API_TOKEN": "put the token into a file and name that by API_TOKEN_FILE",
+    "CONTRACT_PRIVATE_KEY": "take it out: a node reads the chain and needs no Ethereum key",
+}
+"""Secrets that should not stand in a variable, which more people see than one thinks (in /proc, in
+what inspects containers, in crash reports), with what a node's operator should do instead."""
+
 SETTING_NAMES = frozenset(v.name for v in VARIABLES) | {
     f"{v.name}_FILE" for v in VARIABLES if v.secret
 }

@@ -106,6 +106,29 @@ async def test_a_key_file_of_somebody_else_is_explained(mesh: Mesh) -> None:
     assert "Permission denied; in a container without extra capabilities even root" in sentence
 
 
+async def test_secrets_in_plain_variables_are_warned_of(mesh: Mesh) -> None:
+    """Once each at the start, by name and with what to do instead; the values are in no line."""
+    agent = await mesh.node()
+    await mesh.mint(agent)
+    await agent.start()
+    await agent.wait_ready()
+    await agent.stop()
+    assert agent.log("secrets.plain") == []
+
+    secrets = {"API_TOKEN": "a-token", "CONTRACT_PRIVATE_KEY": "0x" + "5e" * 32}
+    secrets["WIREGUARD_PRIVATE_KEY"] = agent.keys.private
+    agent.environment |= secrets | {"WIREGUARD_PRIVATE_KEY_FILE": ""}
+    await agent.start()
+    await agent.wait_ready()
+    warned = {line["variable"]: line for line in agent.log("secrets.plain")}
+    assert set(warned) == set(secrets)
+    assert len(agent.log("secrets.plain")) == 3
+    assert {line["level"] for line in warned.values()} == {"warning"}
+    assert "API_TOKEN_FILE" in warned["API_TOKEN"]["advice"]
+    assert "take it out" in warned["CONTRACT_PRIVATE_KEY"]["advice"]
+    assert not [value for value in secrets.values() if value in agent.running.output]
+
+
 async def test_a_malformed_key_is_refused_and_not_quoted(mesh: Mesh) -> None:
     """What stands in a key file never reaches the terminal."""
     agent = await mesh.node()

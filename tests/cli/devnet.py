@@ -57,9 +57,9 @@ class Devnet:
 
 
 @contextmanager
-def devnet() -> Iterator[Devnet]:
+def devnet(*options: str) -> Iterator[Devnet]:
     """Start anvil on a free port."""
-    command = [str(anvil()), "--port", "0"]
+    command = [str(anvil()), "--port", "0", *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None

@@ -1,9 +1,10 @@
 """The key that signs: where it may come from, and what is said of where it comes from."""
 
 import os
+from pathlib import Path
 
-from cli.command import SCRIPT
-from cli.devnet import ACCOUNTS, KEYS
+from cli.command import SCRIPT, run
+from cli.devnet import ACCOUNTS, KEYS, Devnet, devnet
 from lab.host import Host
 from lab.lab import Lab
 from lab.process import Finished
@@ -34,3 +35,23 @@ async def test_a_key_that_docker_mounts_may_have_any_mode(lab: Lab) -> None:
     loose = await sign_with(host, "/run/owner.key")
     assert loose.code == 2
     assert "chmod 600 /run/owner.key" in loose.out
+
+
+def test_a_key_in_a_variable_is_remarked_on_where_it_is_worth_something(
+    net: Devnet, tmp_path: Path
+) -> None:
+    """Once, on public networks; the keys of a local chain are known to everybody anyway."""
+    deploy = ("contract", "deploy")
+    with devnet("--chain-id", "8453") as base:
+        environ = base.settings("", NETWORK="base", QUORUM="1")
+        remark, sent = run(*deploy, env=environ).err.splitlines()
+        assert remark.startswith("CONTRACT_PRIVATE_KEY holds the key in the open; better is a file")
+        assert sent.startswith("sent transaction 0x")
+        assert KEYS[0][2:] not in remark
+
+        file = tmp_path / "owner.key"
+        file.touch(0o600)
+        file.write_text(environ.pop("CONTRACT_PRIVATE_KEY"))
+        from_file = run(*deploy, env=environ | {"CONTRACT_PRIVATE_KEY_FILE": str(file)})
+        assert len(from_file.err.splitlines()) == 1
+    assert len(run(*deploy, env=net.settings("")).err.splitlines()) == 1

@@ -13,7 +13,7 @@ from dstack_vpn.chain.follow import Follower
 from dstack_vpn.chain.providers import open_providers
 from dstack_vpn.cli.parse import parse_node_ref
 from dstack_vpn.cli.show import note, progress
-from dstack_vpn.cli.signer import load_account
+from dstack_vpn.cli.signer import KEY, load_account
 from dstack_vpn.config import Settings, load_settings
 from dstack_vpn.errors import ProviderError, SettingError, UserError
 from dstack_vpn.log import configure_logs
@@ -92,7 +92,7 @@ def ask_contract(settings: Settings, question: Callable[[ContractAdmin], Awaitab
 def write(signing: Signing, build: Build) -> Receipt:
     """Sign a call of the contract and wait until it is in a block."""
     settings = read_settings(signing.env_file)
-    account = load_account(signing.env_file, signing.keystore)
+    account = _signer(settings, signing)
     return asyncio.run(_write(settings, account, signing, build))
 
 
@@ -100,13 +100,23 @@ def deploy(signing: Signing) -> tuple[Receipt, "LocalAccount", Settings]:
     """Make a new contract of the kind that this package ships."""
     # There is no address before there is a contract, so any will do.
     settings = read_settings(signing.env_file, CONTRACT_ADDRESS="0x" + "00" * 20)
-    account = load_account(signing.env_file, signing.keystore)
+    account = _signer(settings, signing)
 
     async def build(_admin: ContractAdmin, _account: "LocalAccount") -> bytes:
         return artifact().bytecode
 
     receipt = asyncio.run(_write(settings, account, signing, build, create=True))
     return receipt, account, settings
+
+
+def _signer(settings: Settings, signing: Signing) -> "LocalAccount":
+    """The account that signs; where its key stands in the open, that is said."""
+    account = load_account(signing.env_file, signing.keystore)
+    in_the_open = signing.keystore is None and KEY.name in settings.plain_secrets
+    # The keys of a local chain are known to everybody anyway.
+    if in_the_open and settings.network.public:
+        note(f"{KEY.name} holds the key in the open; better is a file, by {KEY.name}_FILE")
+    return account
 
 
 async def _write(

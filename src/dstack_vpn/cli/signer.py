@@ -5,12 +5,11 @@ Never from the command line, which other processes can read. The key's text goes
 
 import getpass
 import json
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dstack_vpn.config import read_env_file, why_unreadable
+from dstack_vpn.config import read_variables, why_unreadable
 from dstack_vpn.errors import SettingError
 from dstack_vpn.identity import check_private
 from dstack_vpn.variables import Variable
@@ -59,9 +58,7 @@ def load_account(env_file: Path | None, keystore: Path | None) -> "LocalAccount"
     Raises:
         SettingError: there is none, or it cannot be used.
     """
-    values = dict(os.environ)
-    if env_file is not None:
-        values = read_env_file(env_file) | values
+    values = read_variables(env_file=env_file)
     given = {name: values.get(name, "").strip() for name in (KEY.name, _KEY_FILE, KEYSTORE.name)}
     if keystore is not None:
         return _decrypt("--keystore", keystore, values)
