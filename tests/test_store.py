@@ -19,7 +19,7 @@ from dstack_vpn.errors import HostError, StoreError
 from dstack_vpn.mesh.access import Verdict
 from dstack_vpn.mesh.events import Event, EventKind
 from dstack_vpn.mesh.membership import Address, Checkpoint, Node
-from dstack_vpn.store import JOURNAL_LIMIT, Saved, Store
+from dstack_vpn.store import JOURNAL_LIMIT, Saved, Store, read_saved
 from lab.fixtures import need
 from mesh.build import membership, node, turn_state
 
@@ -240,6 +240,45 @@ def test_directory_that_cannot_be_used(tmp_path: Path) -> None:
     for path in (tmp_path / "file" / "state.db", tmp_path):
         with pytest.raises(HostError, match=r"STATE_DIR .* cannot be used"):
             Store(path)
+
+
+def test_a_look_while_the_agent_writes(path: Path) -> None:
+    """A reader beside the agent sees the state before the write under way, and stops nobody."""
+    old, new = membership([node(1)]), membership([node(1), node(2)])
+    with opened(path) as store:
+        assert read_saved(path) is None
+        store.save(old, wall_now=1)
+        with closing(sqlite3.connect(path, isolation_level=None)) as writer:
+            writer.execute("BEGIN IMMEDIATE")
+            writer.execute("DELETE FROM head")
+            assert read_saved(path) == Saved(membership=old, saved_at=1)
+            writer.execute("ROLLBACK")
+        store.save(new, wall_now=2)
+        assert read_saved(path) == Saved(membership=new, saved_at=2)
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_look_sets_nothing_aside(path: Path) -> None:
+    """What a reader cannot use it names and leaves alone: that is the agent's to judge."""
+    with pytest.raises(HostError, match="cannot be read"):
+        read_saved(path)
+    assert not path.parent.exists()
+    load(path)
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("PRAGMA user_version = 99")
+    for reason in ("schema version 99 is not 1", "file is not a database"):
+        with pytest.raises(HostError, match=f"{path} cannot be read .{reason}"):
+            read_saved(path)
+        path.write_bytes(b"no database" * 100)
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_forgetting_says_whether_there_was_anything(path: Path) -> None:
+    """The second time there is nothing left to forget."""
+    with opened(path) as store:
+        store.save(membership([node(1)]), wall_now=1)
+        assert [store.forget(), store.forget()] == [True, False]
+        assert store.load() is None
 
 
 def test_journal(path: Path) -> None:

@@ -31,7 +31,7 @@ from dstack_vpn.mesh.membership import Membership
 from dstack_vpn.mesh.plan import LocalNode
 from dstack_vpn.mesh.snapshot import Snapshot
 from dstack_vpn.reconcile import Reconciler
-from dstack_vpn.store import Store, claim_directory
+from dstack_vpn.store import STATE_FILE, Store, claim_directory
 from dstack_vpn.variables import PLAIN_SECRETS, SETTING_NAMES
 from dstack_vpn.web.app import make_app
 from dstack_vpn.web.render import render_health, render_stats
@@ -344,7 +344,7 @@ async def build(
     await check_ranges(addresses.networks, settings.interface)
     if not (ipv6 := ipv6_enabled(settings.interface)):
         log.warning("host.ipv6_off", reason=ipv6_warning(settings.interface))
-    store = Store(directory / "state.db")
+    store = Store(directory / STATE_FILE)
     stack.callback(store.close)
     if reset_state:
         store.forget()

@@ -103,6 +103,16 @@ def load_settings(
     return Settings(**draft.finished())
 
 
+def read_setting(name: str, env_file: Path | None = None) -> Any:
+    """One setting by itself, whatever may be wrong with the others.
+
+    Raises:
+        SettingError: names the setting, what is wrong and what is accepted.
+    """
+    (variable,) = (v for v in VARIABLES if v.name == name)
+    return _parse(variable, read_variables(env_file=env_file))
+
+
 def read_variables(
     environ: Mapping[str, str] | None = None, env_file: Path | None = None
 ) -> dict[str, str]:

@@ -10,7 +10,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,6 +23,8 @@ from dstack_vpn.mesh.membership import Membership, Node
 
 log = structlog.get_logger()
 
+STATE_FILE = "state.db"
+"""Its name in STATE_DIR."""
 SCHEMA_VERSION = 1
 JOURNAL_LIMIT = 10_000
 """Newest entries that the audit journal keeps."""
@@ -37,11 +39,15 @@ CREATE TABLE journal (
 """
 
 
-def claim_directory(path: Path) -> int:
+def claim_directory(path: Path, *, accepted: str = "a directory of its own for each agent") -> int:
     """Make the state directory if need be, and keep every other agent out of it.
 
     Two agents of one directory would fight for one device. The lock is on the directory itself
     (flock(2)), and ends with the process however it ends.
+
+    Args:
+        path: of the directory.
+        accepted: what to say where an agent has it.
 
     Returns:
         A descriptor; closing it gives the directory up.
@@ -62,8 +68,7 @@ def claim_directory(path: Path) -> int:
     except OSError:
         os.close(descriptor)
         raise HostError(
-            f"STATE_DIR {path} is in use by another agent; accepted: a directory of its own for"
-            " each agent"
+            f"STATE_DIR {path} is in use by a running agent; accepted: {accepted}"
         ) from None
     return descriptor
 
@@ -151,21 +156,10 @@ class Store:
     def load(self) -> Saved | None:
         """The membership that was saved last, or None; one that does not add up is None too."""
         with self._lock:
-            row = self._db.execute("SELECT saved_at, membership FROM head").fetchone()
-            rows = self._db.execute("SELECT token_id, node FROM nodes").fetchall()
-        if row is None:
-            return None
-        try:
-            nodes = {int(token): msgspec.json.decode(blob, type=Node) for token, blob in rows}
-            bare = msgspec.json.decode(row[1], type=Membership)
-        except (msgspec.MsgspecError, ValueError) as error:
-            log.warning("store.unreadable", error=str(error))
-            return None
-        if bare.checkpoint.member_count != sum(n.active for n in nodes.values()):
-            log.warning("store.unreadable", error="the saved members are not as many as they say")
-            return None
-        self._rows = nodes
-        return Saved(membership=replace(bare, nodes=nodes), saved_at=row[0])
+            saved = _load(self._db)
+        if saved is not None:
+            self._rows = dict(saved.membership.nodes)
+        return saved
 
     def save(self, membership: Membership, *, wall_now: float) -> None:
         """Replace the saved membership in one transaction; only changed nodes are written.
@@ -189,12 +183,20 @@ class Store:
             db.execute("INSERT OR REPLACE INTO head VALUES (1, ?, ?)", (wall_now, bare))
         self._rows = new
 
-    def forget(self) -> None:
-        """Forget the membership, keep the journal: the way to accept a chain that began anew."""
+    def forget(self) -> bool:
+        """Forget the membership, keep the journal: the way to accept a chain that began anew.
+
+        Returns:
+            Whether there was one.
+
+        Raises:
+            StoreError: the disk is full or gone.
+        """
         with self._transaction() as db:
-            db.execute("DELETE FROM head")
+            found = db.execute("DELETE FROM head").rowcount
             db.execute("DELETE FROM nodes")
         self._rows = {}
+        return found > 0
 
     def record(self, events: Iterable[Event], *, wall_now: float) -> None:
         """Append to the audit journal, and drop what is past its limit.
@@ -250,3 +252,42 @@ class Store:
             finally:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
+
+
+def read_saved(path: Path) -> Saved | None:
+    """What a state file holds, without touching it: its agent may go on writing.
+
+    Raises:
+        HostError: there is no such file, or it cannot be read.
+    """
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
+            version = db.execute("PRAGMA user_version").fetchone()[0]
+            if version == 0:
+                return None
+            if version != SCHEMA_VERSION:
+                raise sqlite3.DatabaseError(f"schema version {version} is not {SCHEMA_VERSION}")
+            db.execute("BEGIN")  # so that both tables are of one moment
+            return _load(db)
+    except sqlite3.Error as error:
+        raise HostError(
+            f"the state file {path} cannot be read ({error}); accepted: one that an agent of this"
+            " version has written, and the right to read it"
+        ) from None
+
+
+def _load(db: sqlite3.Connection) -> Saved | None:
+    row = db.execute("SELECT saved_at, membership FROM head").fetchone()
+    rows = db.execute("SELECT token_id, node FROM nodes").fetchall()
+    if row is None:
+        return None
+    try:
+        nodes = {int(token): msgspec.json.decode(blob, type=Node) for token, blob in rows}
+        bare = msgspec.json.decode(row[1], type=Membership)
+    except (msgspec.MsgspecError, ValueError) as error:
+        log.warning("store.unreadable", error=str(error))
+        return None
+    if bare.checkpoint.member_count != sum(n.active for n in nodes.values()):
+        log.warning("store.unreadable", error="the saved members are not as many as they say")
+        return None
+    return Saved(membership=replace(bare, nodes=nodes), saved_at=row[0])

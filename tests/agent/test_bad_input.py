@@ -1,14 +1,17 @@
 """Mistakes of the user: one sentence on standard error, exit code 2, and nothing changed."""
 
+import os
 from dataclasses import dataclass
 
 import pytest
 
 from agent.mesh import Mesh
 from agent.test_recovery import interfaces
+from cli.command import SCRIPT
 from lab.agent import INSIDE, Agent
 from lab.chain import Chain
 from lab.nft import AccessNFT
+from lab.process import Finished
 from lab.waiting import until
 
 
@@ -163,9 +166,12 @@ async def test_a_contract_of_another_kind_is_refused(mesh: Mesh) -> None:
     assert mined.contract.lower() in sentence.lower()
 
 
-async def test_another_chain_than_before_is_refused_until_told(mesh: Mesh) -> None:
-    """A local chain that began anew is not followed unless --reset-state accepts it."""
+@pytest.mark.parametrize("way", ["--reset-state", "state forget"])
+async def test_another_chain_than_before_is_refused_until_told(mesh: Mesh, way: str) -> None:
+    """A local chain that began anew is not followed unless what was known is forgotten."""
     one, _ = await mesh.join(2)
+    assert (await on_state(one, "show")).code == 0
+    assert (await on_state(one, "forget")).code == 2
     await one.stop()
     anew: Chain = await mesh.lab.chain()
     await AccessNFT.deploy(anew)
@@ -174,8 +180,18 @@ async def test_another_chain_than_before_is_refused_until_told(mesh: Mesh) -> No
     sentence = await refused(one)
     assert "--reset-state" in sentence
 
-    await one.start("--reset-state")
+    if way == "--reset-state":
+        await one.start("--reset-state")
+    else:
+        assert (await on_state(one, "forget")).code == 0
+        await one.start()
     await mesh.says(one, "not found", lambda h: h["access"]["verdict"] == "NODE_NOT_FOUND")
+
+
+async def on_state(agent: Agent, command: str) -> Finished:
+    """Run a command of `dstack-vpn state` in the node's host, with its settings."""
+    environ = {"PATH": os.environ["PATH"]} | agent.environment
+    return await agent.host.run(SCRIPT, "state", command, env=environ, check=False)
 
 
 async def test_an_interface_of_somebody_else_is_left_alone(mesh: Mesh) -> None:
@@ -231,7 +247,7 @@ async def test_two_agents_do_not_share_a_state_directory(mesh: Mesh) -> None:
     )
     await twin.start()
     assert await twin.wait() == 2
-    assert "in use by another agent" in twin.running.output
+    assert "in use by a running agent" in twin.running.output
     await mesh.has_peers(one, two)
 
 

@@ -4,12 +4,13 @@ import pytest
 
 import dstack_vpn
 from cli.command import run
-from dstack_vpn.cli import contract, keys, node, nodes
+from dstack_vpn.cli import contract, keys, node, nodes, state
 
 GROUPS = {
     "keys": keys.COMMANDS,
     "contract": contract.COMMANDS,
     "node": nodes.COMMANDS | node.COMMANDS,
+    "state": state.COMMANDS,
 }
 COMMANDS = [("up",), ("access",), *((g, name) for g, c in GROUPS.items() for name in c)]
 

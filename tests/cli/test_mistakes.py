@@ -166,7 +166,7 @@ def test_several_mistakes_are_a_line_each(words: tuple[str, ...], names: list[st
 
 def test_no_arguments_show_the_help() -> None:
     """The bare command says what there is, as a mistake."""
-    for words in ((), ("node",), ("keys",), ("contract",)):
+    for words in ((), ("node",), ("keys",), ("contract",), ("state",)):
         ended = run(*words)
         assert ended.code == 2
         assert "Commands:" in ended.err
