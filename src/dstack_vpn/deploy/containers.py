@@ -6,7 +6,7 @@ The same JSON comes from ``docker inspect`` and from the engine's API (``GET /co
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 PROJECT_LABEL = "com.docker.compose.project"
@@ -55,7 +55,8 @@ class Container:
     @property
     def done(self) -> bool:
         """Whether it did what it was for: it ended with success and is not meant to run on."""
-        return self.state == EXITED and self.exit_code == 0 and not self.error
+        ends = self.policy in ("no", "on-failure")
+        return ends and self.state == EXITED and self.exit_code == 0 and not self.error
 
 
 def parse(inspected: Mapping[str, Any]) -> Container:
@@ -86,7 +87,7 @@ def parse(inspected: Mapping[str, Any]) -> Container:
             check=_check(config.get("Healthcheck") or {}),
             image=str(inspected.get("Image") or ""),
         )
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise ValueError(
             f"the engine described a container in a form we do not know: {error!r}"
         ) from None
@@ -116,7 +117,7 @@ def parse_time(text: str) -> float:
     if found is None:
         raise ValueError(f"{text[:40]!r} is no time")
     whole = datetime.fromisoformat(found[1] + ("+00:00" if found[3] == "Z" else found[3]))
-    return whole.astimezone(UTC).timestamp() + float(found[2] or 0)
+    return whole.timestamp() + float(found[2] or 0)
 
 
 def in_order(containers: Sequence[Container]) -> list[Container]:
