@@ -13,8 +13,9 @@ and reported of later ones: moby issues 11777 and 50326):
 - When the owner of a network is started again, those who joined the old one are left in it,
   alone.
 
-What stays down here too: what was stopped (exit code 143, or 0), and what ended for a mistake of
-the user (exit code 2), which starting again cannot mend.
+What stays down here too: what was stopped (exit code 143, 130 or 0), what ended for a mistake of
+the user (exit code 2), which starting again cannot mend, and what nobody wants to be started by
+itself (the restart policy "no", and `compose run`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -42,9 +43,10 @@ class Start:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tries:
-    """How often we started a container lately, and when it is due again."""
+    """When a container that we started lately may be started once more."""
 
-    count: int
+    pause: float
+    """Seconds from the last start until then."""
     due_at: float
     """Monotonic seconds."""
 
@@ -62,6 +64,8 @@ def decide(
     by_id = {c.id: c for c in containers}
     found = []
     for container in in_order(containers):
+        if container.policy == "no" or container.one_off:
+            continue
         why = _down(container) or _stranded(container, by_id)
         due = tries.get(container.id)
         if why and (due is None or now >= due.due_at):
@@ -70,7 +74,7 @@ def decide(
 
 
 def _down(container: Container) -> str:
-    if container.state != EXITED or container.policy == "no" or container.one_off:
+    if container.state != EXITED:
         return ""
     if container.error:
         return f"the engine could not start it ({container.error[:200]})"
@@ -112,9 +116,8 @@ def after(
     for container in containers:
         before = tries.get(container.id)
         if container.id in just:
-            count = before.count + 1 if before else 1
-            pause = min(FIRST * 2 ** (count - 1), MOST)
-            kept[container.id] = Tries(count=count, due_at=now + pause)
+            pause = min(before.pause * 2, MOST) if before else FIRST
+            kept[container.id] = Tries(pause=pause, due_at=now + pause)
         elif before is not None and not (
             container.running and wall_now - container.started_at > SETTLED
         ):
