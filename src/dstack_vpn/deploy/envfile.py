@@ -44,7 +44,9 @@ COMPOSE_VARIABLES: tuple[ComposeVariable, ...] = (
         "debian:bookworm-slim",
     ),
     ComposeVariable(
-        "DSTACK_VPN_IMAGE", "Image of the nodes; another name is pulled.", "dstack-vpn:local"
+        "DSTACK_VPN_IMAGE",
+        "Image of the nodes. It is built here under any tag; another name is pulled.",
+        "dstack-vpn:local",
     ),
     ComposeVariable("NGINX_IMAGE", "Image of the examples beside them.", "dstack-vpn-nginx:local"),
     ComposeVariable("CHAIN_IMAGE", "Image of the local chain.", "dstack-vpn-chain:local"),

@@ -6,17 +6,17 @@ but that, and listens to nobody. `keep` decides; here is the I/O. Standard libra
 runs all the time.
 """
 
+import contextlib
 import http.client
 import json
 import re
 import signal
 import socket
 import sys
-import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import quote
 
 from dstack_vpn.deploy.containers import PROJECT_LABEL, Container, parse
@@ -36,11 +36,16 @@ class EngineError(DstackVpnError):
     """The engine did not answer, or refused."""
 
 
+class GoneError(EngineError):
+    """The engine knows no such container."""
+
+
 class Api:
     """The engine's API at a socket; one connection a request, as rare as they are."""
 
-    def __init__(self, path: Path = SOCKET) -> None:
+    def __init__(self, path: Path = SOCKET, *, patience: float = PATIENCE) -> None:
         self._path = path
+        self._patience = patience
 
     def ask(self, method: str, target: str) -> Any:
         """Make one request; the JSON of the answer, or None where it has none.
@@ -48,9 +53,9 @@ class Api:
         Raises:
             EngineError: no answer, or a refusal; the text says why.
         """
-        connection = _Unix(self._path)
+        connection = _Unix(self._path, self._patience)
         try:
-            connection.request(method, target, headers={"Host": "docker"})
+            connection.request(method, target)
             answer = connection.getresponse()
             body = answer.read(LARGEST)
         except (OSError, http.client.HTTPException) as error:
@@ -58,8 +63,9 @@ class Api:
         finally:
             connection.close()
         if answer.status >= 400:
-            raise EngineError(f"the engine refused {method} {target}: {_message(body)}")
-        return json.loads(body) if body.strip() else None
+            kind = GoneError if answer.status == 404 else EngineError
+            raise kind(f"the engine refused {method} {target}: {_message(body)}")
+        return _json(body) if body.strip() else None
 
     def project(self, name: str) -> list[Container]:
         """All containers of a Compose project.
@@ -68,32 +74,44 @@ class Api:
             EngineError: the engine did not answer, or not in the form that it documents.
         """
         filters = quote(json.dumps({"label": [f"{PROJECT_LABEL}={name}"]}))
+        listed = self.ask("GET", f"/containers/json?all=1&filters={filters}")
+        try:
+            ids = [str(one["Id"]) for one in listed]
+        except (TypeError, LookupError):
+            raise EngineError("the engine listed containers in a form we do not know") from None
         found = []
-        for listed in self.ask("GET", f"/containers/json?all=1&filters={filters}"):
-            try:
-                found.append(self.inspect(listed["Id"]))
-            except EngineError:
-                continue  # removed meanwhile
+        for one in ids:
+            with contextlib.suppress(GoneError):  # removed meanwhile
+                found.append(self.inspect(one))
         return found
 
     def inspect(self, container: str) -> Container:
-        """One container, by id or name."""
+        """One container, by id or name.
+
+        Raises:
+            GoneError: there is none.
+            EngineError: the engine did not answer, or not in the form that it documents.
+        """
         try:
-            return parse(self.ask("GET", f"/containers/{quote(container)}/json"))
-        except (ValueError, TypeError) as error:
+            return parse(self.ask("GET", f"/containers/{quote(container, safe='')}/json"))
+        except ValueError as error:
             raise EngineError(str(error)) from None
 
     def start(self, start: Start) -> None:
-        """Start a container, or start it anew where it runs."""
+        """Start a container, or start it anew where it runs.
+
+        Raises:
+            EngineError: the engine did not answer, or refused.
+        """
         verb = "restart" if start.container.running else "start"
-        self.ask("POST", f"/containers/{start.container.id}/{verb}")
+        self.ask("POST", f"/containers/{quote(start.container.id, safe='')}/{verb}")
 
 
 class _Unix(http.client.HTTPConnection):
     """HTTP over a Unix socket."""
 
-    def __init__(self, path: Path) -> None:
-        super().__init__("docker", timeout=PATIENCE)
+    def __init__(self, path: Path, patience: float) -> None:
+        super().__init__("docker", timeout=patience)
         self._path = path
 
     def connect(self) -> None:
@@ -103,38 +121,59 @@ class _Unix(http.client.HTTPConnection):
         self.sock.connect(str(self._path))
 
 
+def _json(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        shown = body[:60].decode("utf-8", "replace")
+        raise EngineError(f"the engine answered with something else than JSON: {shown}") from None
+
+
 def _message(body: bytes) -> str:
     try:
-        return str(json.loads(body)["message"])
-    except (ValueError, LookupError, TypeError):
+        return str(_json(body)["message"])
+    except (EngineError, LookupError, TypeError):
         return body[:200].decode("utf-8", "replace")
 
 
-def watch(api: Api, project: str, ended: threading.Event) -> None:
-    """Keep a project up until the event is set; an engine that is away is waited for."""
-    tries: Mapping[str, Tries] = {}
-    said = ""
-    while not ended.wait(INTERVAL):
+class Keeper:
+    """Keeps one project up, a look at a time."""
+
+    def __init__(self, api: Api, project: str) -> None:
+        self._api = api
+        self._project = project
+        self._tries: Mapping[str, Tries] = {}
+        self._away = ""
+        """Why the engine could not be asked the last time; empty where it could."""
+
+    def look(self, *, now: float, wall_now: float) -> None:
+        """Start what must be started now; an engine that is away changes nothing.
+
+        Args:
+            now: monotonic seconds.
+            wall_now: seconds since 1970.
+        """
         try:
-            containers = api.project(project)
+            containers = self._api.project(self._project)
         except EngineError as error:
             # Told once: during a restart of the engine it would be all that the log holds.
-            if str(error) != said:
+            if str(error) != self._away:
                 tell("warning", "keeper.engine_away", reason=str(error))
-            said = str(error)
-            continue
-        said = ""
-        now = time.monotonic()
-        starts = decide(containers, tries, now=now)
+            self._away = str(error)
+            return
+        if self._away:
+            tell("info", "keeper.engine_back")
+        self._away = ""
+        starts = decide(containers, self._tries, now=now)
         for start in starts:
             name = start.container.name
             try:
-                api.start(start)
+                self._api.start(start)
             except EngineError as error:
                 tell("warning", "keeper.not_started", container=name, reason=str(error))
             else:
                 tell("warning", "keeper.started", container=name, reason=start.why)
-        tries = after(tries, starts, containers, now=now, wall_now=time.time())
+        self._tries = after(self._tries, starts, containers, now=now, wall_now=wall_now)
 
 
 def own_project(api: Api) -> str:
@@ -160,24 +199,32 @@ def own_project(api: Api) -> str:
 _PROJECT = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
 
-def run(*, path: Path = SOCKET, project: str = "") -> int:
-    """Watch until SIGTERM or SIGINT; the exit code.
+def run(*, path: Path = SOCKET, project: str = "") -> NoReturn:
+    """Watch until SIGTERM or SIGINT, which end the process with success.
 
     Raises:
         UserError: the socket is not there, or the project cannot be found out.
     """
-    if not path.is_socket():
+    if not _is_socket(path):
         raise UserError(f"there is no engine at {path}; accepted: the path of its socket")
     if project and not _PROJECT.fullmatch(project):
         raise UserError(f"--project {project[:60]!a} is no name of a Compose project")
     api = Api(path)
-    name = project or own_project(api)
-    ended = threading.Event()
+    keeper = Keeper(api, name := project or own_project(api))
+    # At once, also while the engine keeps us waiting.
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: ended.set())
+        signal.signal(number, lambda *_: sys.exit(0))
     tell("info", "keeper.watching", project=name)
-    watch(api, name, ended)
-    return 0
+    while True:
+        keeper.look(now=time.monotonic(), wall_now=time.time())
+        time.sleep(INTERVAL)
+
+
+def _is_socket(path: Path) -> bool:
+    try:
+        return path.is_socket()
+    except OSError:  # in a directory that we may not look into
+        return False
 
 
 def tell(level: str, event: str, **facts: str) -> None:
@@ -191,7 +238,7 @@ def tell(level: str, event: str, **facts: str) -> None:
 def main() -> int:
     """Run as the service of the Compose file; the exit code."""
     try:
-        return run()
+        run()
     except DstackVpnError as error:
         sys.stderr.write(f"dstack-vpn: {error}\n")
         return error.exit_code

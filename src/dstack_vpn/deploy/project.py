@@ -52,12 +52,16 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """An image that is built here unless a variable names another one."""
+    """An image that is built here, whatever its tag, unless a variable gives it another name."""
 
     variable: str
     default: str
     dockerfile: str
     profile: str = ""
+
+    def built_here(self, tag: str) -> bool:
+        """Whether a tag is ours to build and to remove; any other one is pulled."""
+        return tag.partition(":")[0] == self.default.partition(":")[0]
 
 
 IMAGES = (
@@ -188,26 +192,23 @@ def build(project: Project, *, build_ca: Path | None, say: Say) -> list[str]:
         build_ca = Path(named)
     built = []
     with _trusting(project, build_ca):
-        for image in _own_images(project):
+        for image, tag in _own_images(project):
+            if image.profile and image.profile not in project.profiles:
+                continue
             began = time.monotonic()
-            say(f"{image.default}: building")
+            say(f"{tag}: building")
             base = project.value("BASE_IMAGE")
             options = ["--build-arg", f"BASE={base}"] if base else []
-            project.engine.show(
-                "docker", "build", "-f", image.dockerfile, "-t", image.default, *options, "."
-            )
-            say(f"{image.default}: built in {time.monotonic() - began:.0f} s")
-            built.append(image.default)
+            project.engine.show("docker", "build", "-f", image.dockerfile, "-t", tag, *options, ".")
+            say(f"{tag}: built in {time.monotonic() - began:.0f} s")
+            built.append(tag)
     return built
 
 
-def _own_images(project: Project) -> list[Image]:
-    return [
-        image
-        for image in IMAGES
-        if project.value(image.variable, image.default) == image.default
-        and (not image.profile or image.profile in project.profiles)
-    ]
+def _own_images(project: Project) -> list[tuple[Image, str]]:
+    """The images that are built here, with their tags."""
+    tags = [(image, project.value(image.variable, image.default)) for image in IMAGES]
+    return [(image, tag) for image, tag in tags if image.built_here(tag)]
 
 
 @contextlib.contextmanager
@@ -402,9 +403,8 @@ def clean_up(project: Project, *, keep_state: bool, keep_images: bool, say: Say)
     everything.show("compose", *words)
     if keep_images:
         return
-    for image in IMAGES:
-        if project.value(image.variable, image.default) == image.default:
-            with contextlib.suppress(DeployError):  # never built
-                everything.docker("image", "rm", image.default)
-                say(f"{image.default}: removed")
+    for _, tag in _own_images(project):
+        with contextlib.suppress(DeployError):  # never built
+            everything.docker("image", "rm", tag)
+            say(f"{tag}: removed")
     everything.docker("image", "prune", "--force", "--filter", f"label={BUILD_STAGE_LABEL}")
