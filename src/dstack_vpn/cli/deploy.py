@@ -340,9 +340,9 @@ def watch(
     docker_socket: Annotated[
         Path, typer.Option("--socket", metavar="PATH", help="The engine's socket.")
     ] = keeper_loop.SOCKET,
-) -> int:
+) -> None:
     """Start again what the engine leaves down, until SIGTERM. The keeper, without a container."""
-    return keeper_loop.run(path=docker_socket, project=project)
+    keeper_loop.run(path=docker_socket, project=project)
 
 
 def env_example() -> None:

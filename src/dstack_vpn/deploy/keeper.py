@@ -21,7 +21,7 @@ from urllib.parse import quote
 
 from dstack_vpn.deploy.containers import PROJECT_LABEL, Container, parse
 from dstack_vpn.deploy.keep import Start, Tries, after, decide
-from dstack_vpn.errors import DstackVpnError, UserError
+from dstack_vpn.errors import DstackVpnError, SettingError, UserError
 
 SOCKET = Path("/var/run/docker.sock")
 INTERVAL = 1.0
@@ -208,7 +208,8 @@ def run(*, path: Path = SOCKET, project: str = "") -> NoReturn:
     if not _is_socket(path):
         raise UserError(f"there is no engine at {path}; accepted: the path of its socket")
     if project and not _PROJECT.fullmatch(project):
-        raise UserError(f"--project {project[:60]!a} is no name of a Compose project")
+        accepted = "a name of a Compose project: a-z, 0-9, _ and -"
+        raise SettingError("--project", f"is {project[:60]!a}", accepted)
     api = Api(path)
     keeper = Keeper(api, name := project or own_project(api))
     # At once, also while the engine keeps us waiting.
@@ -240,7 +241,7 @@ def main() -> int:
     try:
         run()
     except DstackVpnError as error:
-        sys.stderr.write(f"dstack-vpn: {error}\n")
+        sys.stderr.writelines(f"dstack-vpn: {sentence}\n" for sentence in error.sentences)
         return error.exit_code
 
 
