@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from hypothesis import strategies as st
+
 from dstack_vpn.deploy.containers import Container
 
 NOW = 1_700_000_000.0
@@ -96,3 +98,13 @@ def inspected(
         "NetworkSettings": {"Ports": {}},
     }
     return described | top
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+"""Anything that JSON can say, and a bit more."""

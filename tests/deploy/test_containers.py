@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploy.samples import PROBE_CHECK, container, ended, inspected
+from deploy.samples import PROBE_CHECK, container, ended, inspected, json_values
 from dstack_vpn.deploy.containers import Container, in_order, parse, parse_time
 
 
@@ -76,15 +76,6 @@ def holes(described: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...
         yield (*path, name)
         if isinstance(value, dict):
             yield from holes(value, (*path, name))
-
-
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
-    ),
-    max_leaves=8,
-)
 
 
 @given(st.sampled_from(sorted(holes(inspected()))), json_values)

@@ -25,7 +25,7 @@ from dstack_vpn.deploy.report import (
     Row,
     is_node,
     make_rows,
-    parse_handshakes,
+    read_facts,
 )
 from dstack_vpn.errors import SettingError, SettingsError, UserError
 
@@ -323,9 +323,9 @@ def _look(project: Project, services: Sequence[str], containers: Sequence[Contai
         if not is_node(container):
             return checked, NodeFacts()
         handshakes = engine.inside(container, "wg", "show", "wg0", "latest-handshakes")
-        return checked, NodeFacts(
-            health=engine.json_inside(container, *container.check, "/health"),
-            handshakes=parse_handshakes(handshakes.out) if handshakes.code == 0 else None,
+        return checked, read_facts(
+            engine.json_inside(container, *container.check, "/health"),
+            handshakes.out if handshakes.code == 0 else None,
         )
 
     asked = [c for c in containers if c.running and c.check and c.service in services]

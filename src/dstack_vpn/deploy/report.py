@@ -32,28 +32,58 @@ class Checked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeFacts:
-    """What a node says of itself; None where it did not say it."""
+    """What a node and its device say; None where they did not say it, or not so that we know it."""
 
-    health: Mapping[str, Any] | None = None
-    """What /health answered."""
-    handshakes: Mapping[str, int] | None = None
-    """Time of the last handshake by public key of the peer, seconds since 1970; 0 for none. From
-    the device itself: a node looks at it once in SYNC_INTERVAL."""
+    reasons: tuple[str, ...] = ()
+    """What is wrong, in its own words."""
+    peers: int | None = None
+    """How many it should have."""
+    block: int | None = None
+    lag: int | None = None
+    ages: tuple[float, ...] | None = None
+    """Seconds since the handshake with each peer that there was one with, by the node's clock.
+    From the device itself: a node looks at it once in SYNC_INTERVAL."""
 
 
-def parse_handshakes(text: str) -> dict[str, int]:
-    """Read what ``wg show INTERFACE latest-handshakes`` prints, wg(8).
+def read_facts(health: Any, handshakes: str | None) -> NodeFacts:
+    """Read what a node says of itself.
 
-    Raises:
-        ValueError: it is something else.
+    Args:
+        health: what its /health answered; None if it did not.
+        handshakes: what ``wg show INTERFACE latest-handshakes`` printed, wg(8); None if it failed.
     """
-    found = {}
-    for line in text.splitlines():
-        key, tab, moment = line.partition("\t")
-        if not tab or not moment.isdigit():
-            raise ValueError("wg printed handshakes in a form that we do not know")
-        found[key] = int(moment)
-    return found
+    chain = _part(health, "chain")
+    reasons = _part(health).get("reasons")
+    return NodeFacts(
+        reasons=tuple(
+            str(_part(reason).get("text", ""))
+            for reason in (reasons if isinstance(reasons, list) else ())
+        ),
+        peers=_whole(_part(health, "peerRegistry").get("totalPeers")),
+        block=_whole(chain.get("head")),
+        lag=_whole(chain.get("lag")),
+        ages=_ages(_part(health).get("timestamp"), handshakes),
+    )
+
+
+def _part(value: Any, name: str = "") -> Mapping[str, Any]:
+    part = _part(value).get(name) if name else value
+    return part if isinstance(part, dict) else {}
+
+
+def _whole(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _ages(timestamp: Any, handshakes: str | None) -> tuple[float, ...] | None:
+    if not isinstance(timestamp, str) or handshakes is None:
+        return None
+    try:
+        now = parse_time(timestamp)
+        moments = [int(line.split("\t")[1]) for line in handshakes.splitlines()]
+        return tuple(max(0.0, now - moment) for moment in moments if moment)
+    except (ValueError, IndexError, OverflowError):
+        return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +105,8 @@ class Row:
 
     def cells(self) -> tuple[str, ...]:
         """The row for people."""
-        peers = "-" if self.peers is None else f"{self.peers}/{self.total_peers}"
+        known = self.peers is not None or self.total_peers is not None
+        peers = f"{_or_dash(self.peers)}/{_or_dash(self.total_peers)}" if known else "-"
         age = "-" if self.handshake_age is None else f"{self.handshake_age:.0f} s ago"
         return (
             self.service, self.state, self.health, peers, _or_dash(self.block), _or_dash(self.lag),
@@ -126,27 +157,18 @@ def make_rows(
 
 
 def _row(container: Container, checked: Checked | None, facts: NodeFacts) -> Row:
+    state, health, ok, note = container.state, "-", True, ""
     if container.done:
-        state, health, ok, note = "done", "-", True, ""
+        state = "done"
     elif not container.running:
-        state, health, ok = container.state, "-", False
-        note = container.error or f"ended with exit code {container.exit_code}"
-    elif checked is None:
-        state, health, ok, note = "running", "-", True, ""
-    else:
+        ok, note = False, container.error or f"ended with exit code {container.exit_code}"
+    elif checked is not None:
         ok = checked.passed
-        state, health, note = (
-            "running",
-            "healthy" if ok else "unhealthy",
-            "" if ok else checked.said,
-        )
-    health_facts = facts.health or {}
-    if not ok and (reasons := _reasons(health_facts)):
-        note = reasons
+        health = "healthy" if ok else "unhealthy"
+        note = "" if ok else "; ".join(facts.reasons) or checked.said
     if container.restarts:
-        note = f"{note}; " * bool(note) + f"started again {container.restarts} times"
-    chain = health_facts.get("chain") or {}
-    ages = _ages(facts)
+        note = f"{note}; " * bool(note) + f"started again by the engine: {container.restarts}"
+    ages = facts.ages
     return Row(
         service=container.service,
         container=container.name,
@@ -155,23 +177,11 @@ def _row(container: Container, checked: Checked | None, facts: NodeFacts) -> Row
         ok=ok,
         note=note,
         peers=None if ages is None else sum(age < REJECT_AFTER for age in ages),
-        total_peers=(health_facts.get("peerRegistry") or {}).get("totalPeers"),
-        block=chain.get("head"),
-        lag=chain.get("lag"),
+        total_peers=facts.peers,
+        block=facts.block,
+        lag=facts.lag,
         handshake_age=min(ages or (), default=None),
     )
-
-
-def _ages(facts: NodeFacts) -> list[float] | None:
-    """Seconds since the handshake with each peer that there was one with, by the node's clock."""
-    if facts.handshakes is None or facts.health is None:
-        return None
-    now = parse_time(str(facts.health.get("timestamp", "")))
-    return [max(0.0, now - moment) for moment in facts.handshakes.values() if moment]
-
-
-def _reasons(health: Mapping[str, Any]) -> str:
-    return "; ".join(str(r.get("text", "")) for r in health.get("reasons") or [])
 
 
 def _or_dash(value: object) -> str:
