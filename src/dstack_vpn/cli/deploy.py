@@ -5,6 +5,7 @@ Thin functions over `dstack_vpn.deploy`. Results go to stdout, progress to stder
 
 import contextlib
 import queue
+import re
 import sys
 import threading
 import time
@@ -17,12 +18,21 @@ import typer
 from dstack_vpn.cli import signer
 from dstack_vpn.cli.local import keys, local_network
 from dstack_vpn.cli.options import AsJson, Commands, examples
-from dstack_vpn.cli.show import note, plain, put, put_json, put_table
+from dstack_vpn.cli.show import note, put, put_json, put_table
 from dstack_vpn.deploy import keeper as keeper_loop
 from dstack_vpn.deploy import project as steps
 from dstack_vpn.deploy.containers import Container
 from dstack_vpn.deploy.envfile import render as render_env_example
-from dstack_vpn.deploy.loglines import LEVELS, Line, as_json, merge, parse_line, show, sort_lines
+from dstack_vpn.deploy.loglines import (
+    LEVELS,
+    Held,
+    Line,
+    as_json,
+    merge,
+    parse_line,
+    parse_lines,
+    show,
+)
 from dstack_vpn.deploy.project import Project, open_project
 from dstack_vpn.deploy.report import HEAD, Row
 from dstack_vpn.errors import SettingError, UserError
@@ -31,6 +41,8 @@ TIMEOUT = 120.0
 """Seconds that a deployment may take to become ready; an image that is pulled comes before that."""
 REORDER = 0.3
 """Seconds for which followed lines are held back, to put those of several containers in order."""
+UNREAD = 10_000
+"""Followed lines that may wait for a slow terminal."""
 
 Directory = Annotated[
     Path, typer.Option("--directory", "-C", metavar="DIR", help="Where docker-compose.yml is.")
@@ -270,6 +282,8 @@ def logs(
     """Show the logs of the containers as one, in the order of time."""
     if level not in LEVELS:
         raise SettingError("--level", f"is {level[:20]!a}", ", ".join(LEVELS))
+    if since and not _SINCE.fullmatch(since):
+        raise SettingError("--since", f"is {since[:40]!a}", "10m or 1h30m, or 2026-01-31T12:00:00Z")
     project = _deployed(directory, profile)
     there = [c for c in project.engine.containers() if not c.one_off]
     for service in services or ():
@@ -278,16 +292,22 @@ def logs(
             raise SettingError("SERVICE", f"{service[:60]!a} has no container", accepted)
     chosen = [c for c in there if not services or c.service in services]
     options = ["--timestamps", "--tail", str(tail), *(["--since", since] if since else [])]
-    width = max(len(c.service) for c in chosen)
+    width = max((len(c.service) for c in chosen), default=0)
     if follow:
         lines = _followed(project, chosen, options)
     else:
-        texts = [(c.service, project.engine.logs(c, *options).splitlines()) for c in chosen]
-        lines = merge(sort_lines(service, text)[-tail or None :] for service, text in texts)
+        lines = merge(parse_lines(c.service, project.engine.logs(c, *options)) for c in chosen)
     with contextlib.suppress(KeyboardInterrupt):
         for line in lines:
             if line.at_least(level):
                 _put_line(line, width, as_json)
+
+
+_SINCE = re.compile(
+    r"(\d+(h|m|s|ms))+|\d+(\.\d+)?|\d{4}-\d\d-\d\d(T\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:\d\d)?)?",
+    re.ASCII,
+)
+"""What the engine takes; it tells only its log of what it does not take."""
 
 
 def _put_line(line: Line, width: int, json_wanted: bool) -> None:
@@ -296,13 +316,13 @@ def _put_line(line: Line, width: int, json_wanted: bool) -> None:
 
         put(msgspec.json.encode(as_json(line)).decode())
     else:
-        put(plain(show(line, width=width)))
+        put(show(line, width=width))
     sys.stdout.flush()
 
 
 def _followed(project: Project, containers: list[Container], options: list[str]) -> Iterator[Line]:
     """Lines as they come, held back for a moment so that they come in order; until interrupted."""
-    arrived: queue.Queue[tuple[float, Line]] = queue.Queue()
+    arrived: queue.Queue[Line] = queue.Queue(maxsize=UNREAD)
 
     def read(container: Container) -> None:
         # A container that ends, or is replaced, ends its stream; its successor continues it.
@@ -313,7 +333,7 @@ def _followed(project: Project, containers: list[Container], options: list[str])
                     line = parse_line(container.service, text)
                     if line is not None and line.time > last:
                         last = line.time
-                        arrived.put((time.monotonic(), line))
+                        arrived.put(line)
             time.sleep(1)
             words = ["--timestamps", *(["--since", last] if last else [])]
             with contextlib.suppress(Exception):
@@ -322,14 +342,13 @@ def _followed(project: Project, containers: list[Container], options: list[str])
 
     for container in containers:
         threading.Thread(target=read, args=(container,), daemon=True).start()
-    held: list[tuple[float, Line]] = []
+    held = Held(REORDER)
     while True:
         with contextlib.suppress(queue.Empty):
-            held.append(arrived.get(timeout=REORDER / 3))
-            continue
-        due = [line for moment, line in held if time.monotonic() - moment >= REORDER]
-        held = [(moment, line) for moment, line in held if time.monotonic() - moment < REORDER]
-        yield from sorted(due, key=lambda line: line.time)
+            held.add(arrived.get(timeout=REORDER / 3), now=time.monotonic())
+            for _ in range(arrived.qsize()):
+                held.add(arrived.get_nowait(), now=time.monotonic())
+        yield from held.due(now=time.monotonic())
 
 
 def watch(

@@ -18,7 +18,7 @@ from dstack_vpn.config import read_env_file
 from dstack_vpn.deploy import preflight
 from dstack_vpn.deploy.containers import EXITED, Container
 from dstack_vpn.deploy.engine import DeployError, Engine, find_compose, run
-from dstack_vpn.deploy.loglines import show, sort_lines
+from dstack_vpn.deploy.loglines import parse_lines, show
 from dstack_vpn.deploy.report import (
     Checked,
     NodeFacts,
@@ -304,7 +304,7 @@ def _tell_why(
         if container.name in failed:
             say(f"--- the last lines of {container.service}")
             text = project.engine.logs(container, "--timestamps", "--tail", str(LOG_TAIL))
-            for line in sort_lines(container.service, text.splitlines())[-LOG_TAIL:]:
+            for line in parse_lines(container.service, text):
                 say(show(line, width=len(container.service)))
 
 
