@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from dstack_vpn.deploy.preflight import FIXED, NODE_IDS, PORTS
+from dstack_vpn.deploy.preflight import COMPOSE_DEFAULTS, FIXED, NODE_IDS, PORTS
 from dstack_vpn.variables import VARIABLES, Variable
 
 WIDTH = 98
@@ -64,6 +64,12 @@ COMPOSE_VARIABLES: tuple[ComposeVariable, ...] = (
         for port in PORTS
     ),
     ComposeVariable(
+        "WIREGUARD_PORT", "The same for WireGuard (UDP) of the node of docker/node.", "51820"
+    ),
+    ComposeVariable(
+        "HEALTH_PORT", "The same for the health endpoints of the node of docker/node.", "8080"
+    ),
+    ComposeVariable(
         "HEALTH_BIND", "Address of this machine on which the health ports listen.", "127.0.0.1"
     ),
     ComposeVariable(
@@ -82,9 +88,6 @@ COMPOSE_VARIABLES: tuple[ComposeVariable, ...] = (
     ),
 )
 
-COMPOSE_DEFAULTS = {"NETWORK": "hardhat", "RPC_URL": "http://chain:8545", "CONTRACT_WAIT": "300"}
-"""What docker-compose.yml has in the place of the agent's own defaults."""
-
 
 def render(signing: Iterable[Variable]) -> str:
     """The whole file.
@@ -100,7 +103,7 @@ def render(signing: Iterable[Variable]) -> str:
             " Compose finds it by itself, or name it with --env-file. Everything is optional unless"
             " it says otherwise: with nothing set there is a network with a chain of its own."
         ),
-        _heading("What the Compose file itself reads."),
+        _heading("What the Compose files themselves read."),
         *(_compose(v) for v in COMPOSE_VARIABLES),
         _heading("Settings that docker-compose.yml hands to both nodes."),
         *(_setting(v, COMPOSE_DEFAULTS.get(v.name)) for v in handed),

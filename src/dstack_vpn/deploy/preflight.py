@@ -1,12 +1,12 @@
 """What must be so before containers are made, with everything that is wrong said at once.
 
-`project` calls it. Docker and Compose are asked for their versions, settings are read by the same
-table as the agent's, and ports of this machine are tried.
+`project` calls it. The engine is asked for its version, settings are read by the same table as the
+agent's, and ports of this machine are tried.
 """
 
 import errno
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,9 @@ OLDEST_ENGINE, OLDEST_COMPOSE = (20, 10), (1, 29)
 
 NODE_IDS = {"NODE_A_ID": "node-a", "NODE_B_ID": "node-b"}
 """Variables for the names of the nodes, and what they are without them."""
+
+COMPOSE_DEFAULTS = {"NETWORK": "hardhat", "RPC_URL": "http://chain:8545", "CONTRACT_WAIT": "300"}
+"""What docker-compose.yml has in the place of the agent's own defaults."""
 
 FIXED = {
     "ENDPOINT_TEMPLATE": "by the Compose file: nodes of one file find each other by name",
@@ -87,10 +90,11 @@ def setting_errors(values: Mapping[str, str]) -> list[UserError]:
     Args:
         values: the variables that Compose reads.
     """
-    handed = {v.name: values.get(v.name, "") for v in VARIABLES if v.name not in FIXED}
-    handed["NETWORK"] = handed["NETWORK"].strip() or "hardhat"
-    if handed["NETWORK"] == "hardhat" and not handed["RPC_URL"].strip():
-        handed["RPC_URL"] = "http://chain:8545"
+    handed = {v.name: values.get(v.name, "").strip() for v in VARIABLES if v.name not in FIXED}
+    handed["NETWORK"] = handed["NETWORK"] or COMPOSE_DEFAULTS["NETWORK"]
+    if handed["NETWORK"] == COMPOSE_DEFAULTS["NETWORK"]:
+        # Only there: on a public network a chain of one's own is a mistake.
+        handed["RPC_URL"] = handed["RPC_URL"] or COMPOSE_DEFAULTS["RPC_URL"]
     wrong: dict[str, UserError] = {}
     names = {v: values.get(v, "").strip() or default for v, default in NODE_IDS.items()}
     for variable, node_id in names.items():
@@ -115,35 +119,59 @@ def _errors_of(environ: Mapping[str, str]) -> list[SettingError]:
     return []
 
 
-def port_errors(
-    values: Mapping[str, str], profiles: frozenset[str], *, try_them: bool
-) -> list[UserError]:
-    """What is wrong with the ports to be published.
+def wants_local_chain(values: Mapping[str, str]) -> bool:
+    """Whether nothing names another chain than the one that docker-compose.yml can bring along.
+
+    Args:
+        values: the variables that Compose reads.
+    """
+    return all(
+        values.get(name, "").strip() in ("", COMPOSE_DEFAULTS[name])
+        for name in ("NETWORK", "RPC_URL")
+    )
+
+
+def port_errors(values: Mapping[str, str], profiles: frozenset[str]) -> list[UserError]:
+    """Which ports to be published are none, or the same.
 
     Args:
         values: the variables that Compose reads.
         profiles: that are on.
-        try_them: whether to see if they are free; not where our own containers have them.
     """
     wrong: list[UserError] = []
-    taken: dict[tuple[int, socket.SocketKind], str] = {}
-    for port in PORTS:
-        if port.profile and port.profile not in profiles:
-            continue
-        text = values.get(port.variable, "").strip() or str(port.default)
-        if not (text.isascii() and text.isdigit() and 0 < int(text) < 65536):
+    taken: dict[tuple[str, socket.SocketKind], str] = {}
+    for port, text in _published(values, profiles):
+        if not (text.isascii() and text.isdigit() and len(text) <= 5 and 0 < int(text) < 65536):
             wrong.append(SettingError(port.variable, f"is {text[:20]!a}", "a port from 1 to 65535"))
             continue
-        key = (int(text), port.kind)
+        key = (str(int(text)), port.kind)
         if key in taken:
             both = f"{taken[key]} and {port.variable}"
             wrong.append(SettingError(both, f"are both {text}", "different ports"))
-        elif try_them and _in_use(*key):
+        taken.setdefault(key, port.variable)
+    return wrong
+
+
+def ports_in_use(values: Mapping[str, str], profiles: frozenset[str]) -> list[UserError]:
+    """Which ports to be published, that `port_errors` approves of, are another program's.
+
+    Args:
+        values: the variables that Compose reads.
+        profiles: that are on.
+    """
+    wrong: list[UserError] = []
+    for port, text in _published(values, profiles):
+        if _in_use(int(text), port.kind):
             kind = "UDP" if port.kind == socket.SOCK_DGRAM else "TCP"
             problem = f"is {text}, and that {kind} port is in use"
             wrong.append(SettingError(port.variable, problem, "a free port"))
-        taken.setdefault(key, port.variable)
     return wrong
+
+
+def _published(values: Mapping[str, str], profiles: frozenset[str]) -> Iterator[tuple[Port, str]]:
+    for port in PORTS:
+        if not port.profile or port.profile in profiles:
+            yield port, values.get(port.variable, "").strip() or str(port.default)
 
 
 def tun_errors(tun: Path = Path("/dev/net/tun")) -> list[UserError]:

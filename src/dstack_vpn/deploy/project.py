@@ -33,6 +33,10 @@ COMPOSE_FILE = "docker-compose.yml"
 ENV_FILE, ENV_EXAMPLE = ".env", "env.example"
 LOCAL_CHAIN, KEEPER, KEYS, ADMIN = "local-chain", "keeper", "keys", "admin"
 """Profiles of the Compose file; a service of the same name is in each of the last three."""
+PROFILE_OF = {
+    "chain": LOCAL_CHAIN, "init": LOCAL_CHAIN, "keeper": KEEPER, "keys": KEYS, "admin": ADMIN,
+}  # fmt: skip
+"""The services that are there only with a profile. Compose 1.29 lists them with and without it."""
 POLL = 0.25
 """Seconds between two looks at containers that are not ready yet."""
 LOG_TAIL = 20
@@ -87,6 +91,14 @@ class Project:
         """A variable; empty counts as absent."""
         return self.values.get(name, "").strip() or default
 
+    def services(self) -> list[str]:
+        """The services that belong to it with its profiles."""
+        return [
+            service
+            for service in self.engine.services()
+            if service not in PROFILE_OF or PROFILE_OF[service] in self.profiles
+        ]
+
     def without(self, profile: str) -> "Project":
         """The same with a profile off."""
         left = self.profiles - {profile}
@@ -124,7 +136,7 @@ def open_project(
         raise SettingsError(wrong)
     on = {p for p in values.get("COMPOSE_PROFILES", "").replace(" ", "").split(",") if p}
     on |= set(profiles)
-    if values.get("NETWORK", "").strip() in ("", "hardhat") and not values.get("RPC_URL"):
+    if preflight.wants_local_chain(values):
         on.add(LOCAL_CHAIN)
     host = run(("docker", "context", "inspect", "-f", "{{.Endpoints.docker.Host}}")).out.strip()
     local = host.startswith("unix://")
@@ -152,13 +164,18 @@ def check(project: Project) -> None:
     Raises:
         SettingsError: names everything that is wrong.
     """
-    # Ports that our own containers hold are not in use by another.
-    ours = any(c.running for c in project.engine.containers())
+    ports = preflight.port_errors(project.values, project.profiles)
+    # Compose does not even list its containers where a port is malformed; and those that our own
+    # containers hold are not in use by another.
+    if (
+        not ports
+        and project.local_engine
+        and not any(c.running for c in project.engine.containers())
+    ):
+        ports = preflight.ports_in_use(project.values, project.profiles)
     wrong = [
         *preflight.setting_errors(project.values),
-        *preflight.port_errors(
-            project.values, project.profiles, try_them=project.local_engine and not ours
-        ),
+        *ports,
         *(preflight.tun_errors() if project.local_engine else ()),
     ]
     if wrong:
@@ -274,7 +291,7 @@ def wait_ready(
         DeployError: one has failed for good, or the time is over; the end of its log was told.
     """
     began = time.monotonic()
-    wanted = project.engine.services() if services is None else services
+    wanted = project.services() if services is None else services
     told: dict[str, str] = {}
     while True:
         containers = project.engine.containers()
@@ -310,7 +327,7 @@ def _tell_why(
 
 def status(project: Project) -> list[Row]:
     """What every service does now."""
-    return _look(project, project.engine.services(), project.engine.containers())
+    return _look(project, project.services(), project.engine.containers())
 
 
 def _look(project: Project, services: Sequence[str], containers: Sequence[Container]) -> list[Row]:
