@@ -77,7 +77,7 @@ def find_compose() -> tuple[tuple[str, ...], tuple[int, ...]] | None:
     for words in (("docker", "compose"), ("docker-compose",)):
         try:
             done = run((*words, "version", "--short"))
-        except UserError:
+        except (UserError, DeployError):
             continue
         if done.code == 0 and (version := parse_version(done.out)):
             return words, version
@@ -178,12 +178,15 @@ class Engine:
         ids = self.compose("ps", "-aq").split()
         if not ids:
             return []
-        # It may fail where one has gone meanwhile, and prints the others all the same.
         done = run(("docker", "inspect", "--type", "container", *ids), env=self._env)
+        # Where one has gone meanwhile it fails, and prints the others all the same.
+        gone = all("no such" in line.lower() for line in done.err.splitlines() if line.strip())
+        if done.code != 0 and not gone:
+            raise DeployError(f"docker inspect failed: {done.complaint}")
         try:
-            found = [parse(one) for one in json.loads(done.out or "[]")]
-        except ValueError as error:
-            raise DeployError(str(error)) from None
+            found = [parse(one) for one in json.loads(done.out)]
+        except (ValueError, TypeError, RecursionError) as error:
+            raise DeployError(f"docker inspect printed no containers: {error}") from None
         return in_order(found)
 
     def inside(self, container: Container, *words: str, patience: float = 15.0) -> Output:
@@ -194,9 +197,15 @@ class Engine:
             return Output(1, "", str(error))
 
     def logs(self, container: Container, *options: str) -> str:
-        """What a container told its log."""
+        """What a container told its log.
+
+        Raises:
+            DeployError: it cannot be read.
+        """
         done = run(("docker", "logs", *options, container.id), env=self._env)
-        return done.out + done.err
+        if done.code != 0:
+            raise DeployError(f"docker logs failed: {done.complaint}")
+        return f"{done.out}\n{done.err}"
 
     def follow(self, container: Container, *options: str) -> "subprocess.Popen[str]":
         """Begin to read a container's log; the caller ends it."""
@@ -214,5 +223,5 @@ class Engine:
         """The JSON that a command in a container prints, or None."""
         try:
             return json.loads(self.inside(container, *words).out)
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
