@@ -96,7 +96,7 @@ class FakeDocker:
         """Have these containers, as ``docker inspect`` describes them, and their services."""
         ids = "".join(f"{one['Id']}\n" for one in described)
         names = {one["Config"]["Labels"]["com.docker.compose.service"] for one in described}
-        self.answer(*compose, "ps", out=ids)
+        self.answer("docker", "ps", out=ids)
         self.answer(*compose, "config", out="".join(f"{name}\n" for name in names))
         self.answer("docker", "inspect", out=json.dumps(described))
 

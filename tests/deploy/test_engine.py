@@ -23,7 +23,7 @@ PLUGIN = ("docker", "compose")
 @pytest.fixture
 def engine(docker: FakeDocker, checkout: Path) -> Engine:
     """The engine with the plugin."""
-    return Engine(checkout, PLUGIN, profiles=["keeper"])
+    return Engine(checkout, PLUGIN, project="mesh", profiles=["keeper"])
 
 
 @pytest.mark.parametrize(
@@ -144,13 +144,16 @@ def test_shown_commands_say_why_themselves(
 
 def test_what_compose_is_told(docker: FakeDocker, checkout: Path) -> None:
     """Profiles and variables go by the environment, and it runs where the Compose file is."""
-    engine = Engine(checkout, PLUGIN, profiles=["a", "b"], variables={"DOCKER_SOCKET": "/s"})
+    engine = Engine(
+        checkout, PLUGIN, project="p", profiles=["a", "b"], variables={"DOCKER_SOCKET": "/s"}
+    )
     engine.compose("ps")
     engine.with_profiles("c").show("compose", "ps")
     one, other = docker.calls
     assert (one.words, one.directory) == (("docker", "compose", "ps"), checkout)
-    assert one.variables == {"COMPOSE_PROFILES": "a,b", "DOCKER_SOCKET": "/s"}
-    assert other.variables == {"COMPOSE_PROFILES": "c", "DOCKER_SOCKET": "/s"}
+    common = {"COMPOSE_PROJECT_NAME": "p", "DOCKER_SOCKET": "/s"}
+    assert one.variables == common | {"COMPOSE_PROFILES": "a,b"}
+    assert other.variables == common | {"COMPOSE_PROFILES": "c"}
 
 
 def test_profiles_are_only_ours(
@@ -158,8 +161,8 @@ def test_profiles_are_only_ours(
 ) -> None:
     """What stands in COMPOSE_PROFILES was judged before, so it does not come through by itself."""
     monkeypatch.setenv("COMPOSE_PROFILES", "local-chain")
-    Engine(checkout, PLUGIN).compose("ps")
-    assert docker.calls[0].variables == {"COMPOSE_PROFILES": ""}
+    Engine(checkout, PLUGIN, project="p").compose("ps")
+    assert docker.calls[0].variables["COMPOSE_PROFILES"] == ""
 
 
 # What it asks
@@ -177,14 +180,16 @@ def test_containers(docker: FakeDocker, engine: Engine) -> None:
     node = inspected("node-a", host={"NetworkMode": "container:node-a-net-id"})
     docker.has(node, inspected("node-a-net"))
     assert [c.service for c in engine.containers()] == ["node-a-net", "node-a"]
-    assert docker.called(*PLUGIN, "ps") == [("-aq",)]
+    label = "label=com.docker.compose.project=mesh"
+    assert docker.called("docker", "ps") == [("--all", "--quiet", "--no-trunc", "--filter", label)]
+    assert docker.called(*PLUGIN) == []
     assert docker.called("docker", "inspect") == [
         ("--type", "container", "node-a-id", "node-a-net-id")
     ]
 
 
 def test_no_containers(docker: FakeDocker, engine: Engine) -> None:
-    """Where Compose knows none, the engine is not asked about any."""
+    """Where there are none, none is asked about."""
     assert engine.containers() == []
     assert docker.called("docker", "inspect") == []
 

@@ -6,13 +6,14 @@ as they do for the user himself.
 
 import json
 import os
+import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dstack_vpn.deploy.containers import Container, in_order, parse
+from dstack_vpn.deploy.containers import PROJECT_LABEL, Container, in_order, parse
 from dstack_vpn.errors import DstackVpnError, UserError
 
 PATIENCE = 60.0
@@ -97,6 +98,11 @@ def parse_version(text: str) -> tuple[int, ...]:
     return tuple(numbers)
 
 
+def project_name(given: str, directory: Path) -> str:
+    """The name of a project, as Compose makes it where none is given: that of the directory."""
+    return given or re.sub(r"[^-_a-z0-9]", "", directory.resolve().name.lower()).lstrip("-_")
+
+
 class Engine:
     """The engine, and Compose for one project directory."""
 
@@ -105,6 +111,7 @@ class Engine:
         directory: Path,
         compose: Sequence[str],
         *,
+        project: str,
         profiles: Sequence[str] = (),
         variables: Mapping[str, str] | None = None,
     ) -> None:
@@ -113,6 +120,7 @@ class Engine:
         Args:
             directory: with the Compose file and its .env.
             compose: the words that call Compose.
+            project: its name; see `project_name`.
             profiles: of the Compose file, to be on.
             variables: for the Compose file, beside those of the environment and .env.
         """
@@ -120,10 +128,17 @@ class Engine:
         self._compose = tuple(compose)
         self._env = dict(os.environ) | dict(variables or {})
         self._env["COMPOSE_PROFILES"] = ",".join(profiles)
+        self._env["COMPOSE_PROJECT_NAME"] = self.project = project
 
     def with_profiles(self, *profiles: str) -> "Engine":
         """The same with other profiles on."""
-        return Engine(self.directory, self._compose, profiles=profiles, variables=self._env)
+        return Engine(
+            self.directory,
+            self._compose,
+            project=self.project,
+            profiles=profiles,
+            variables=self._env,
+        )
 
     def docker(self, *words: str, patience: float | None = PATIENCE) -> str:
         """Run ``docker``; what it printed.
@@ -174,8 +189,12 @@ class Engine:
         return sorted(self.compose("config", "--services").split())
 
     def containers(self) -> list[Container]:
-        """All containers of the project, stopped ones too."""
-        ids = self.compose("ps", "-aq").split()
+        """All containers of the project, stopped ones too.
+
+        The engine is asked, not Compose, which stumbles over mistakes in .env that are told later.
+        """
+        label = f"label={PROJECT_LABEL}={self.project}"
+        ids = self.docker("ps", "--all", "--quiet", "--no-trunc", "--filter", label).split()
         if not ids:
             return []
         done = run(("docker", "inspect", "--type", "container", *ids), env=self._env)

@@ -17,7 +17,7 @@ from pathlib import Path
 from dstack_vpn.config import read_env_file
 from dstack_vpn.deploy import preflight
 from dstack_vpn.deploy.containers import EXITED, Container
-from dstack_vpn.deploy.engine import DeployError, Engine, find_compose, run
+from dstack_vpn.deploy.engine import DeployError, Engine, find_compose, project_name, run
 from dstack_vpn.deploy.loglines import parse_lines, show
 from dstack_vpn.deploy.report import (
     Checked,
@@ -145,7 +145,13 @@ def open_project(
         variables["DOCKER_SOCKET"] = values.get("DOCKER_SOCKET") or host.removeprefix("unix://")
         if not IPV6.exists():
             variables["IPV6_SYSCTL"] = values.get("IPV6_SYSCTL") or NO_IPV6
-    engine = Engine(directory, found[0], profiles=sorted({*on, KEEPER}), variables=variables)
+    engine = Engine(
+        directory,
+        found[0],
+        project=project_name(values.get("COMPOSE_PROJECT_NAME", "").strip(), directory),
+        profiles=sorted({*on, KEEPER}),
+        variables=variables,
+    )
     if keeper is None:
         keeper = any(c.service == KEEPER for c in engine.containers())
     project = Project(
