@@ -14,7 +14,7 @@ PROGRAM = f"""#!{sys.executable} -IS
 import json, os, sys
 here = os.path.dirname(os.path.abspath(__file__))
 words = [os.path.basename(__file__), *sys.argv[1:]]
-names = ("BASE_IMAGE", "COMPOSE_PROFILES", "DOCKER_SOCKET", "IPV6_SYSCTL")
+names = ("BASE_IMAGE", "COMPOSE_PROFILES", "COMPOSE_PROJECT_NAME", "DOCKER_SOCKET", "IPV6_SYSCTL")
 certificates = os.listdir("docker/ca") if os.path.isdir("docker/ca") else []
 call = {{"words": words, "directory": os.getcwd(), "certificates": sorted(certificates)}}
 call["variables"] = {{n: os.environ[n] for n in names if n in os.environ}}
