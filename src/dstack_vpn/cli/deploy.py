@@ -73,9 +73,9 @@ def setup(
 
     A key that is there is never overwritten. Private keys stay in the nodes' volumes.
     """
-    project = open_project(directory)
+    project = open_project(directory, keeper=False)
     steps.check(project)
-    written = steps.write_env(project)
+    written = steps.write_env(project, render_env_example(signer.VARIABLES))
     if written:
         note(f"wrote {written}; what is commented out there has its default")
     steps.build(project, build_ca=build_ca, say=note)
@@ -97,7 +97,7 @@ def build(
     as_json: AsJson = False,
 ) -> None:
     """Build the images. Those that a variable such as DSTACK_VPN_IMAGE names are left out."""
-    project = open_project(directory, profiles=profile or ())
+    project = open_project(directory, profiles=profile or (), keeper=False)
     built = steps.build(project, build_ca=build_ca, say=note)
     if as_json:
         put_json({"built": built})

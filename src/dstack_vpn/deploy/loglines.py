@@ -104,6 +104,11 @@ def show(line: Line, *, width: int) -> str:
     """
     facts = "".join(f" {name}={_value(value)}" for name, value in line.facts.items())
     text = f"{line.time[11:23]:<12} {line.service:<{width}} {line.level:<5} {line.text}{facts}"
+    return printable(text)
+
+
+def printable(text: str) -> str:
+    """Text with escapes in the place of what would steer a terminal, or end a line."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 

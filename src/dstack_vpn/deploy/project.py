@@ -7,7 +7,6 @@ told through `Say`, results are returned, and a step that fails raises with the 
 import contextlib
 import json
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,12 +24,13 @@ from dstack_vpn.deploy.report import (
     Row,
     is_node,
     make_rows,
+    read_check,
     read_facts,
 )
 from dstack_vpn.errors import SettingError, SettingsError, UserError
 
 COMPOSE_FILE = "docker-compose.yml"
-ENV_FILE, ENV_EXAMPLE = ".env", "env.example"
+ENV_FILE = ".env"
 LOCAL_CHAIN, KEEPER, KEYS, ADMIN = "local-chain", "keeper", "keys", "admin"
 """Profiles of the Compose file; a service of the same name is in each of the last three."""
 PROFILE_OF = {
@@ -188,14 +188,21 @@ def check(project: Project) -> None:
         raise SettingsError(wrong)
 
 
-def write_env(project: Project) -> Path | None:
-    """Make .env of env.example where there is none; its path if it was made."""
+def write_env(project: Project, text: str) -> Path | None:
+    """Write .env where there is none; its path if it was written.
+
+    Raises:
+        DeployError: it cannot be written.
+    """
     path = project.directory / ENV_FILE
-    if path.exists():
+    try:
+        # Private from the start: it is where keys of providers will stand.
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(text)
+    except FileExistsError:
         return None
-    with path.open("x", encoding="utf-8") as file:
-        os.fchmod(file.fileno(), 0o600)
-        file.write((project.directory / ENV_EXAMPLE).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DeployError(f"{path} cannot be written: {error.strerror}") from None
     return path
 
 
@@ -212,7 +219,7 @@ def build(project: Project, *, build_ca: Path | None, say: Say) -> list[str]:
         DeployError: a build failed; it has told why itself.
     """
     if build_ca is None and (named := project.value("BUILD_CA_FILE")):
-        build_ca = Path(named)
+        build_ca = project.directory / named
     built = []
     with _trusting(project, build_ca):
         for image, tag in _own_images(project):
@@ -240,13 +247,22 @@ def _trusting(project: Project, build_ca: Path | None) -> Iterator[None]:
     if build_ca is None:
         yield
         return
-    path = project.directory / BUILD_CA
+    accepted = "a file of PEM certificates"
     try:
-        shutil.copyfile(build_ca, path)
+        text = build_ca.read_bytes()
     except OSError as error:
         problem = f"cannot be read ({build_ca}: {error.strerror})"
-        raise SettingError("--build-ca", problem, "a file of PEM certificates") from None
+        raise SettingError("--build-ca", problem, accepted) from None
+    if b"BEGIN CERTIFICATE" not in text or b"PRIVATE KEY" in text:
+        # What a build uses stays in its layers.
+        problem = f"does not hold certificates alone ({build_ca})"
+        raise SettingError("--build-ca", problem, accepted)
+    path = project.directory / BUILD_CA
     try:
+        try:
+            path.write_bytes(text)
+        except OSError as error:
+            raise DeployError(f"{path} cannot be written: {error.strerror}") from None
         yield
     finally:
         path.unlink(missing_ok=True)
@@ -303,7 +319,8 @@ def wait_ready(
         containers = project.engine.containers()
         rows = _look(project, wanted, containers)
         for row in rows:
-            now = "ready" if row.ok else f"{row.state}, {row.health}: {row.note}".replace("-: ", "")
+            words = [word for word in (row.state, row.health, row.note) if word not in ("", "-")]
+            now = "ready" if row.ok else ", ".join(words)
             if told.get(row.service) != now:
                 say(f"{time.monotonic() - began:5.1f} s  {row.service}: {now}")
             told[row.service] = now
@@ -326,7 +343,11 @@ def _tell_why(
     for container in containers:
         if container.name in failed:
             say(f"--- the last lines of {container.service}")
-            text = project.engine.logs(container, "--timestamps", "--tail", str(LOG_TAIL))
+            try:
+                text = project.engine.logs(container, "--timestamps", "--tail", str(LOG_TAIL))
+            except DeployError as error:
+                say(str(error))
+                continue
             for line in parse_lines(container.service, text):
                 say(show(line, width=len(container.service)))
 
@@ -341,8 +362,7 @@ def _look(project: Project, services: Sequence[str], containers: Sequence[Contai
 
     def ask(container: Container) -> tuple[Checked, NodeFacts]:
         done = engine.inside(container, *container.check)
-        text = (done.out if done.code == 0 else done.err or done.out).strip()
-        checked = Checked(passed=done.code == 0, said=text.splitlines()[-1] if text else "")
+        checked = read_check(done.code, done.out, done.err)
         if not is_node(container):
             return checked, NodeFacts()
         handshakes = engine.inside(container, "wg", "show", "wg0", "latest-handshakes")
@@ -400,7 +420,7 @@ def reset_state(project: Project, services: Sequence[str], *, say: Say) -> list[
         DeployError: a step failed.
     """
     known = nodes(project)
-    chosen = list(services) or known
+    chosen = list(dict.fromkeys(services)) or known
     for service in chosen:
         if service not in known:
             accepted = ", ".join(known) or "none: nothing is deployed"
@@ -408,7 +428,9 @@ def reset_state(project: Project, services: Sequence[str], *, say: Say) -> list[
     for service in chosen:
         say(f"{service}: forgetting")
         project.engine.show("compose", "stop", service)
-        project.engine.compose("run", "--rm", "--no-deps", "-T", service, "state", "forget")
+        project.engine.compose(
+            "run", "--rm", "--no-deps", "-T", service, "state", "forget", patience=None
+        )
         up(project, service)
     return chosen
 
@@ -428,6 +450,7 @@ def clean_up(project: Project, *, keep_state: bool, keep_images: bool, say: Say)
         return
     for _, tag in _own_images(project):
         with contextlib.suppress(DeployError):  # never built
-            everything.docker("image", "rm", tag)
+            everything.docker("image", "rm", tag, patience=None)
             say(f"{tag}: removed")
-    everything.docker("image", "prune", "--force", "--filter", f"label={BUILD_STAGE_LABEL}")
+    stages = f"label={BUILD_STAGE_LABEL}"
+    everything.docker("image", "prune", "--force", "--filter", stages, patience=None)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dstack_vpn.deploy.containers import Container, parse_time
+from dstack_vpn.deploy.loglines import printable
 from dstack_vpn.mesh.plan import REJECT_AFTER
 
 HEAD = ("SERVICE", "STATE", "HEALTH", "PEERS", "BLOCK", "LAG", "HANDSHAKE", "NOTE")
@@ -27,7 +28,13 @@ class Checked:
 
     passed: bool
     said: str
-    """Its output, in one line."""
+    """The last line of its output."""
+
+
+def read_check(code: int, out: str, err: str) -> Checked:
+    """Read how the command of a health check ended."""
+    text = (out if code == 0 else err.strip() or out).strip()
+    return Checked(passed=code == 0, said=printable(text.rpartition("\n")[2].strip()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +63,7 @@ def read_facts(health: Any, handshakes: str | None) -> NodeFacts:
     reasons = _part(health).get("reasons")
     return NodeFacts(
         reasons=tuple(
-            str(_part(reason).get("text", ""))
+            printable(str(_part(reason).get("text", "")))
             for reason in (reasons if isinstance(reasons, list) else ())
         ),
         peers=_whole(_part(health, "peerRegistry").get("totalPeers")),
