@@ -15,6 +15,7 @@ from dstack_vpn.deploy.report import (
     Row,
     is_node,
     make_rows,
+    read_check,
     read_facts,
 )
 from dstack_vpn.mesh.health import assess
@@ -101,6 +102,22 @@ def test_nodes_are_known_by_their_health_check() -> None:
     assert not is_node(container("net"))
 
 
+@pytest.mark.parametrize(
+    ("code", "out", "err", "said"),
+    [
+        (0, '{"ready":true}\n', "a warning\n", '{"ready":true}'),
+        (1, '{"ready":false}\n', "", '{"ready":false}'),
+        (7, "half\n", "curl: (7) refused\n", "curl: (7) refused"),
+        (1, "", "Traceback:\n  x\nValueError: y\n\n", "ValueError: y"),
+        (1, "", " \n", ""),
+        (1, "", "a\x1b[2Jb\r\n", r"a\x1b[2Jb"),
+    ],
+)
+def test_health_checks(code: int, out: str, err: str, said: str) -> None:
+    """The last thing that a check said is why it failed; nothing in it steers a terminal."""
+    assert read_check(code, out, err) == Checked(passed=code == 0, said=said)
+
+
 def health(**changes: Any) -> dict[str, Any]:
     """What a real node answers at /health, with parts of it changed."""
     shot = samples.snapshot()
@@ -139,8 +156,8 @@ def test_what_a_node_says() -> None:
 
 def test_reasons_are_the_words_of_the_node() -> None:
     """Every reason is told, in the order of the node."""
-    reasons = [{"code": "closed", "text": "closed"}, {"code": "x", "text": "dark"}, {}, 7]
-    assert read_facts(health(reasons=reasons), None).reasons == ("closed", "dark", "", "")
+    reasons = [{"code": "closed", "text": "closed"}, {"code": "x", "text": "d\x1bark"}, {}, 7]
+    assert read_facts(health(reasons=reasons), None).reasons == ("closed", r"d\x1bark", "", "")
 
 
 @pytest.mark.parametrize(

@@ -171,13 +171,8 @@ def check(project: Project) -> None:
         SettingsError: names everything that is wrong.
     """
     ports = preflight.port_errors(project.values, project.profiles)
-    # Compose does not even list its containers where a port is malformed; and those that our own
-    # containers hold are not in use by another.
-    if (
-        not ports
-        and project.local_engine
-        and not any(c.running for c in project.engine.containers())
-    ):
+    # Those that our own containers hold are not in use by another.
+    if not ports and project.local_engine and not _any_runs(project):
         ports = preflight.ports_in_use(project.values, project.profiles)
     wrong = [
         *preflight.setting_errors(project.values),
@@ -186,6 +181,10 @@ def check(project: Project) -> None:
     ]
     if wrong:
         raise SettingsError(wrong)
+
+
+def _any_runs(project: Project) -> bool:
+    return any(container.running for container in project.engine.containers())
 
 
 def write_env(project: Project, text: str) -> Path | None:
