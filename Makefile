@@ -20,10 +20,10 @@ demo: setup ## Show the whole thing work on this machine (KEEP=1 leaves it runni
 	@$(PYTHON) scripts/demo.py
 
 test: setup lint ## Run all tests; the last line counts them
-	@$(LAB) $(PYTHON) -m pytest -n $(WORKERS) --dist worksteal -m 'not slow' $(ARGS)
+	@WORKERS=$(WORKERS) $(PYTHON) scripts/test.py $(ARGS)
 
 test-slow: setup ## Long fuzzing, soaks and the big model runs
-	@$(LAB) $(PYTHON) -m pytest -m slow $(ARGS)
+	@$(LAB) $(PYTHON) -m pytest -m slow --ignore=tests/e2e $(ARGS)
 
 lint: setup ## Check style, types and layers
 	@.venv/bin/ruff check --quiet .

@@ -14,6 +14,11 @@ needed=(
   "ip:iproute2" "ping:iputils-ping" "nft:nftables" "wg:wireguard-tools"
   "wireguard-go:wireguard-go" "unshare:util-linux" "ps:procps" "curl:curl" "git:git"
 )
+# Elsewhere the end-to-end tests use the engine that is there; CI starts one of its own.
+[ -z "${CI:-}" ] || needed+=(
+  "dockerd:docker.io" "docker:docker.io" "docker-compose:docker-compose" "iptables:iptables"
+  "debootstrap:debootstrap"
+)
 
 [ "$(uname -s)" = Linux ] || die "dstack-vpn needs Linux (network namespaces, TUN devices)"
 
@@ -71,4 +76,16 @@ if [ ! -d contracts/node_modules ] || due npm contracts/package-lock.json; then
   PATH="$PWD/.venv/bin:$PATH" npm ci --prefix contracts --no-audit --no-fund --loglevel=error >.stamps/npm.log 2>&1 ||
     { tail -n 20 .stamps/npm.log >&2; die "npm ci failed"; }
   stamp npm contracts/package-lock.json
+fi
+
+# Compose 2 comes in no package of Debian 12. Where it is not installed, CI builds it.
+if [ -n "${CI:-}" ] && ! docker compose version >/dev/null 2>&1 &&
+  { [ ! -x .stamps/compose-v2/docker-compose ] || due compose tests/e2e/compose-v2/go.sum; }; then
+  say "building Compose 2 for the end-to-end tests"
+  command -v go >/dev/null || die "please install Go first: it builds Compose 2 for the tests"
+  (cd tests/e2e/compose-v2 && go build -o ../../../.stamps/compose-v2/docker-compose \
+    -ldflags '-s -w -X github.com/docker/compose/v2/internal.Version=v2.40.3' \
+    github.com/docker/compose/v2/cmd) >.stamps/compose.log 2>&1 ||
+    { tail -n 20 .stamps/compose.log >&2; die "go build failed"; }
+  stamp compose tests/e2e/compose-v2/go.sum
 fi
