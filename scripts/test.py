@@ -1,8 +1,9 @@
 """`make test`: runs all tests and ends with a line that counts them.
 
 Two parts, since a lab is a world of its own and a Docker engine is of the whole machine: what needs
-no engine runs in the lab (`scripts/lab`), the end-to-end tests in tests/e2e outside of it. Arguments
-go to pytest in both parts; WORKERS is how many run at once in the lab. Standard library only.
+no engine runs in the lab (`scripts/lab`), the end-to-end tests in tests/e2e outside of it.
+Arguments go to pytest in both parts; WORKERS is how many run at once in the lab. Standard library
+only.
 """
 
 import os

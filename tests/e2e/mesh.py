@@ -39,12 +39,12 @@ def compose_words(flavour: str, engine: Engine, directory: Path) -> tuple[tuple[
             if plugin.exists():
                 shutil.copy(plugin, config / "cli-plugins/docker-compose")
                 break
-        found = run("docker", "compose", "version", env=environ, check=False)
-        need(found.code == 0, "Compose 2 is not installed")
+        version = run("docker", "compose", "version", env=environ, check=False)
+        need(version.code == 0, "Compose 2 is not installed")
         return ("docker", "compose"), config
     need(shutil.which("docker-compose"), "docker-compose 1.29 is not installed")
-    version = run("docker-compose", "version", "--short", env=environ).out
-    need(version.startswith("1."), "docker-compose is not version 1")
+    version = run("docker-compose", "version", "--short", env=environ)
+    need(version.out.startswith("1."), "docker-compose is not version 1")
     plugin = run("docker", "compose", "version", env=environ, check=False)
     need(
         plugin.code != 0, "docker-compose 1 cannot be chosen where the plugin is installed for all"

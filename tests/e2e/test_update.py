@@ -8,6 +8,7 @@ network and run in their order.
 import json
 import socket
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,15 @@ class Lone:
         command = ("python", "-I", "-c", code, *words)
         self.engine.docker("exec", "--detach", self.container, *command)
 
+    def has(self, path: str) -> bool:
+        """Whether there is a file in its container."""
+        look = ("exec", self.container, "test", "-e", path)
+        return self.engine.docker(*look, check=False).code == 0
+
+    def has_peers(self, count: int) -> bool:
+        """Whether so many peers are on its device."""
+        return len(self.facts("/wireguard").get("peers", ())) == count
+
     def file(self, path: str) -> str:
         """A file in its container, empty while there is none."""
         return self.engine.docker("exec", self.container, "cat", path, check=False).out
@@ -151,10 +161,7 @@ def test_compose_1_deploys(old: Mesh) -> None:
 def test_lone_nodes_join_by_their_own_files(old: Mesh, lone: tuple[Lone, Lone]) -> None:
     """A node of docker/node and one of docker/dstack are members, with all others as peers."""
     for node in lone:
-        eventually(
-            lambda: node.facts("/wireguard")["peers"].__len__() == 3,  # noqa: B023
-            f"{node.name} has three peers",
-        )
+        eventually(partial(node.has_peers, 3), f"{node.name} has three peers")
     names = {p["nodeId"] for p in lone[0].facts("/wireguard")["peers"]}
     assert names == {"node-a", "node-b", "node-d"}
     eventually(lambda: old.facts("node-a", "/health")["peerRegistry"]["totalPeers"] == 3, "seen")
@@ -170,15 +177,7 @@ def test_a_rolling_update_loses_no_packet_between_others(
     target = next(a.partition("/")[0] for a in addresses if ":" not in a)
     receiver.background(RECEIVER)
     sender.background(SENDER, target, str(PER_SECOND))
-    eventually(
-        lambda: (
-            receiver.engine.docker(
-                "exec", receiver.container, "test", "-e", "/tmp/begun", check=False
-            ).code
-            == 0
-        ),
-        "packets arrive",
-    )
+    eventually(lambda: receiver.has("/tmp/begun"), "packets arrive")
     module = old.directory / "src/dstack_vpn/__init__.py"
     module.write_text(module.read_text() + "\n# another version\n")
     updated = old.deploy("update", "--json")
