@@ -35,9 +35,9 @@ def compose_words(flavour: str, engine: Engine, directory: Path) -> tuple[tuple[
     (config / "cli-plugins").mkdir(parents=True, exist_ok=True)
     environ = {**engine.environ, "DOCKER_CONFIG": str(config)}
     if flavour == V2:
-        for plugin in (COMPOSE_PLUGIN, Path.home() / ".docker/cli-plugins/docker-compose"):
-            if plugin.exists():
-                shutil.copy(plugin, config / "cli-plugins/docker-compose")
+        for built in (COMPOSE_PLUGIN, Path.home() / ".docker/cli-plugins/docker-compose"):
+            if built.exists():
+                shutil.copy(built, config / "cli-plugins/docker-compose")
                 break
         version = run("docker", "compose", "version", env=environ, check=False)
         need(version.code == 0, "Compose 2 is not installed")
