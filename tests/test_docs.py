@@ -18,10 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
 from dstack_vpn import cli
 from dstack_vpn.cli import signer
+from dstack_vpn.cli.app import app
 from dstack_vpn.config import load_settings, public_settings
+from dstack_vpn.deploy.envfile import COMPOSE_VARIABLES
 from dstack_vpn.mesh.access import Verdict
 from dstack_vpn.mesh.events import EventKind
 from dstack_vpn.mesh.health import Code, assess
@@ -283,14 +286,27 @@ def test_commands_exist(page: str) -> None:
     assert wrong == []
 
 
+def test_every_command_is_in_the_readme() -> None:
+    """The table of the README leaves out no command."""
+    shown = {words[:length] for words, _ in commands_of("README.md") for length in (1, 2)}
+    assert sorted(set(all_commands()) - shown) == []
+
+
+def all_commands() -> Iterator[tuple[str, ...]]:
+    """The words of each command that has no commands below it."""
+    for name, command in getattr(typer.main.get_command(app), "commands").items():  # noqa: B009
+        below = getattr(command, "commands", {})
+        yield from ((name, word) for word in below) if below else ((name,),)
+
+
 # Variables
 
 
 def known_variables() -> set[str]:
-    """Every variable that the agent, the command line, make or the tests read."""
+    """Every variable that the agent, the command line, Compose, make or the tests read."""
     variables = (*VARIABLES, *signer.VARIABLES)
     known = {v.name for v in variables} | {f"{v.name}_FILE" for v in variables if v.secret}
-    return known | {KEY_FILE_VARIABLE} | FOREIGN
+    return known | {KEY_FILE_VARIABLE} | {v.name for v in COMPOSE_VARIABLES} | FOREIGN
 
 
 @pytest.mark.parametrize("page", NAMES)
