@@ -1,4 +1,4 @@
-"""Fixtures: programs in the place of Docker's, and a directory that looks like a checkout."""
+"""Programs in the place of Docker's, and a directory that looks like a checkout; a plugin."""
 
 from pathlib import Path
 
