@@ -1,9 +1,9 @@
 """A local chain that survives: anvil, with its state on disk. The main process of docker/chain.
 
-anvil can save its state by itself, but writes over the file that it has, so that a kill in the middle
-leaves half a file and no chain. Here the state, history included, is asked for whenever there is a new
-block, at most every `INTERVAL` seconds, and put into the place of the old one as a whole. What is lost
-by a kill is what was mined since.
+anvil can save its state by itself, but writes over the file that it has, so that a kill in the
+middle leaves half a file and no chain. Here the state, history included, is asked for whenever
+there is a new block, at most every `INTERVAL` seconds, and put into the place of the old one as a whole.
+What is lost by a kill is what was mined since.
 
 ``chain.py`` runs the chain; ``chain.py check`` is its health check. Standard library only.
 """
@@ -65,8 +65,8 @@ def save(saved: str) -> str:
 def of_one_beginning(blocks: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The blocks without first blocks that are not the chain's.
 
-    Each start makes a first block before the state is loaded, and anvil 1.7.1 dumps that one too. At
-    the next start either may win, and then the chain is another one for everybody who knew it.
+    Each start makes a first block before the state is loaded, and anvil 1.7.1 dumps that one too.
+    At the next start either may win, and then the chain is another one for everybody who knew it.
     """
     begun = rpc("eth_getBlockByNumber", "0x0", False)["timestamp"]
     return [

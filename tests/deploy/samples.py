@@ -24,6 +24,7 @@ def container(service: str = "node-a", **facts: Any) -> Container:
         "error": "",
         "health": "",
         "started_at": NOW - 3600,
+        "finished_at": 0.0,
         "network_of": "",
         "policy": "unless-stopped",
         "restarts": 0,

@@ -1,5 +1,6 @@
 """Which containers are started again: a table of cases, and when they are due."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -55,6 +56,22 @@ def test_what_is_started_again(case: str) -> None:
     """What is down against its policy is started, with the reason; all else is left alone."""
     one, why = CASES[case]
     assert decide([one], {}, now=0) == ([Start(container=one, why=why)] if why else [])
+
+
+@pytest.mark.parametrize(
+    ("code", "apart", "started"),
+    [(143, 0.0, True), (130, 59.0, True), (143, 61.0, False), (143, -61.0, False), (0, 0.0, False)],
+)
+def test_what_ended_as_the_engine_did(code: int, apart: float, started: bool) -> None:
+    """It was stopped when the keeper itself was: not by somebody who wanted it to stay down."""
+    keeper = container("keeper", finished_at=NOW - 100)
+    node = ended(code=code, finished_at=NOW - 100 + apart, policy="on-failure")
+    why = "it ended when the engine did"
+    expected = [Start(container=node, why=why)] if started else []
+    assert decide([node, keeper], {}, now=0, own=keeper.id) == expected
+    assert decide([node, keeper], {}, now=0) == []
+    first = replace(keeper, finished_at=0.0)  # a keeper that never ended before
+    assert decide([node, first], {}, now=0, own=keeper.id) == []
 
 
 STRANDED: dict[str, tuple[Container, Container, bool]] = {

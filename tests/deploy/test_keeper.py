@@ -15,7 +15,7 @@ import pytest
 from cli.command import SCRIPT
 from deploy.fake_engine import FakeEngine, Trouble, fake_engine
 from deploy.samples import inspected
-from dstack_vpn.deploy.keeper import Api, EngineError, GoneError, Keeper, own_project, run
+from dstack_vpn.deploy.keeper import Api, EngineError, GoneError, Keeper, own_container, run
 from dstack_vpn.errors import UserError
 from lab.lab import Lab
 from lab.process import Process
@@ -224,16 +224,16 @@ def test_errors_say_what_the_engine_said(
 def test_its_own_project(engine: FakeEngine) -> None:
     """Inside of a container the project is that of the container."""
     engine.containers[socket.gethostname()] = inspected("keeper")
-    assert own_project(Api(engine.path)) == "vpn"
+    assert own_container(Api(engine.path)).project == "vpn"
 
 
 def test_no_project_of_its_own(engine: FakeEngine) -> None:
     """On a host, or in a container that Compose did not make, it must be named."""
     with pytest.raises(UserError, match=r"No such container: .*; --project names it"):
-        own_project(Api(engine.path))
+        own_container(Api(engine.path))
     engine.containers[socket.gethostname()] = inspected(config={"Labels": {}})
     with pytest.raises(UserError, match="belongs to no Compose project; --project names"):
-        own_project(Api(engine.path))
+        own_container(Api(engine.path))
 
 
 def test_mistakes(engine: FakeEngine, tmp_path: Path) -> None:

@@ -142,7 +142,7 @@ def test_a_host_without_ipv6(
     docker: FakeDocker, checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What would switch it on inside is replaced, for there is nothing to switch."""
-    for there, told in ((tmp_path, None), (tmp_path / "none", "net.ipv4.ip_forward=0")):
+    for there, told in ((tmp_path, None), (tmp_path / "none", steps.NO_IPV6)):
         monkeypatch.setattr(steps, "IPV6", there)
         open_project(checkout).engine.compose("ps")
         assert docker.calls[-1].variables.get("IPV6_SYSCTL") == told
@@ -581,7 +581,10 @@ def test_what_is_removed(
     images = [
         ("docker", "image", "rm", "dstack-vpn:local"),
         ("docker", "image", "rm", "dstack-vpn-chain:local"),
-        ("docker", "image", "prune", "--force", "--filter", "label=org.dstack-vpn.stage=build"),
+        *(
+            ("docker", "image", "prune", "--force", "--filter", f"label={label}")
+            for label in ("org.dstack-vpn.stage=build", "org.opencontainers.image.title=dstack-vpn")
+        ),
     ]
     assert [call.words for call in others] == ([] if keep_images else images)
     assert said == ([] if keep_images else ["dstack-vpn:local: removed"])

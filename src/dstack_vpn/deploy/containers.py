@@ -36,6 +36,8 @@ class Container:
     """healthy, unhealthy, starting, or empty without a health check."""
     started_at: float
     """Seconds since 1970; 0 for never."""
+    finished_at: float
+    """When it ended the last time, even if it runs again; seconds since 1970, 0 for never."""
     network_of: str
     """Id of the container whose network it shares; empty for none."""
     policy: str
@@ -81,6 +83,7 @@ def parse(inspected: Mapping[str, Any]) -> Container:
             error=str(state.get("Error") or ""),
             health=str((state.get("Health") or {}).get("Status", "")).replace("none", ""),
             started_at=parse_time(str(state.get("StartedAt") or "")),
+            finished_at=parse_time(str(state.get("FinishedAt") or "")),
             network_of=mode.removeprefix("container:") if mode.startswith("container:") else "",
             policy=str(policy.get("Name") or "no"),
             restarts=int(inspected.get("RestartCount") or 0),

@@ -79,8 +79,8 @@ COMPOSE_VARIABLES: tuple[ComposeVariable, ...] = (
     ),
     ComposeVariable(
         "IPV6_SYSCTL",
-        "Switches IPv6 on inside; on a host without IPv6 say net.ipv4.ip_forward=0, which is so"
-        " anyway.",
+        "Switches IPv6 on inside; on a host without IPv6 say"
+        " net.ipv4.conf.all.accept_source_route=0, which is so anyway.",
         "net.ipv6.conf.all.disable_ipv6=0",
     ),
     ComposeVariable(

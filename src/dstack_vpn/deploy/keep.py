@@ -13,6 +13,9 @@ and reported of later ones: moby issues 11777 and 50326):
 - When the owner of a network is started again, those who joined the old one are left in it,
   alone.
 
+- Whether ``on-failure`` starts again, after a restart of the engine, what the engine itself had
+  stopped differs (it did with 20.10; moby issues 46465 and 47846 tell of both).
+
 What stays down here too: what was stopped (exit code 143, 130 or 0), what ended for a mistake of
 the user (exit code 2), which starting again cannot mend, and what nobody wants to be started by
 itself (the restart policy "no", and `compose run`).
@@ -29,6 +32,8 @@ MISTAKE = 2
 """Exit code for a mistake of the user."""
 FIRST, MOST = 1.0, 60.0
 """Seconds before the same container is started once more: first, and at most."""
+TOGETHER = 60.0
+"""Seconds between the ends of two containers that the engine stopped when it ended itself."""
 SETTLED = 60.0
 """Seconds of running after which earlier starts are forgotten."""
 
@@ -52,7 +57,7 @@ class Tries:
 
 
 def decide(
-    containers: Sequence[Container], tries: Mapping[str, Tries], *, now: float
+    containers: Sequence[Container], tries: Mapping[str, Tries], *, now: float, own: str = ""
 ) -> list[Start]:
     """What must be started now, owners of networks first.
 
@@ -60,29 +65,40 @@ def decide(
         containers: all of the project.
         tries: by container id, as `after` keeps them.
         now: monotonic seconds.
+        own: id of the container that we run in; empty outside of one.
     """
     by_id = {c.id: c for c in containers}
+    keeper = by_id.get(own)
     found = []
     for container in in_order(containers):
         if container.policy == "no" or container.one_off:
             continue
-        why = _down(container) or _stranded(container, by_id)
+        why = _down(container, keeper) or _stranded(container, by_id)
         due = tries.get(container.id)
         if why and (due is None or now >= due.due_at):
             found.append(Start(container=container, why=why))
     return found
 
 
-def _down(container: Container) -> str:
+def _down(container: Container, keeper: Container | None) -> str:
     if container.state != EXITED:
         return ""
     if container.error:
         return f"the engine could not start it ({container.error[:200]})"
+    if container.exit_code in STOPPED and container.exit_code != 0 and _as_one(container, keeper):
+        return "it ended when the engine did"
     if container.exit_code in STOPPED or container.exit_code == MISTAKE:
         return ""
     if container.exit_code == 137:
         return "it was killed"
     return f"it ended with exit code {container.exit_code}"
+
+
+def _as_one(container: Container, keeper: Container | None) -> bool:
+    """Whether it ended when we did: stopped alone we would not be here, so it was the engine."""
+    if keeper is None or not keeper.finished_at:
+        return False
+    return abs(container.finished_at - keeper.finished_at) < TOGETHER
 
 
 def _stranded(container: Container, by_id: Mapping[str, Container]) -> str:

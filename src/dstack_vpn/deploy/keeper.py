@@ -139,9 +139,11 @@ def _message(body: bytes) -> str:
 class Keeper:
     """Keeps one project up, a look at a time."""
 
-    def __init__(self, api: Api, project: str) -> None:
+    def __init__(self, api: Api, project: str, own: str = "") -> None:
+        """Take the API, the project, and the id of the container that we run in, if in any."""
         self._api = api
-        self._project = project
+        self.project = project
+        self._own = own
         self._tries: Mapping[str, Tries] = {}
         self._away = ""
         """Why the engine could not be asked the last time; empty where it could."""
@@ -154,7 +156,7 @@ class Keeper:
             wall_now: seconds since 1970.
         """
         try:
-            containers = self._api.project(self._project)
+            containers = self._api.project(self.project)
         except EngineError as error:
             # Told once: during a restart of the engine it would be all that the log holds.
             if str(error) != self._away:
@@ -164,7 +166,7 @@ class Keeper:
         if self._away:
             tell("info", "keeper.engine_back")
         self._away = ""
-        starts = decide(containers, self._tries, now=now)
+        starts = decide(containers, self._tries, now=now, own=self._own)
         for start in starts:
             name = start.container.name
             try:
@@ -176,8 +178,8 @@ class Keeper:
         self._tries = after(self._tries, starts, containers, now=now, wall_now=wall_now)
 
 
-def own_project(api: Api) -> str:
-    """The project of the container that we run in.
+def own_container(api: Api) -> Container:
+    """The container that we run in, which says which project to keep.
 
     Raises:
         UserError: we run in none, or in one that Compose did not make.
@@ -193,7 +195,7 @@ def own_project(api: Api) -> str:
         raise UserError(
             f"{mine.name} belongs to no Compose project; --project names the one to keep"
         )
-    return mine.project
+    return mine
 
 
 _PROJECT = re.compile(r"[a-z0-9][a-z0-9_-]*")
@@ -211,14 +213,19 @@ def run(*, path: Path = SOCKET, project: str = "") -> NoReturn:
         accepted = "a name of a Compose project: a-z, 0-9, _ and -"
         raise SettingError("--project", f"is {project[:60]!a}", accepted)
     api = Api(path)
-    keeper = Keeper(api, name := project or own_project(api))
+    keeper = Keeper(api, project) if project else _of_own_project(api)
     # At once, also while the engine keeps us waiting.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
-    tell("info", "keeper.watching", project=name)
+    tell("info", "keeper.watching", project=keeper.project)
     while True:
         keeper.look(now=time.monotonic(), wall_now=time.time())
         time.sleep(INTERVAL)
+
+
+def _of_own_project(api: Api) -> Keeper:
+    mine = own_container(api)
+    return Keeper(api, mine.project, mine.id)
 
 
 def _is_socket(path: Path) -> bool:

@@ -43,11 +43,11 @@ LOG_TAIL = 20
 """Lines that are shown of a container that failed."""
 CHECKS_AT_ONCE = 8
 BUILD_CA = Path("docker/ca/this-build.crt")
-BUILD_STAGE_LABEL = "org.dstack-vpn.stage=build"
-"""By which images of build stages are found again, to be removed."""
+NAMELESS_LABELS = ("org.dstack-vpn.stage=build", "org.opencontainers.image.title=dstack-vpn")
+"""By which images without a tag are found again, to be removed: build stages, and replaced ones."""
 
 IPV6 = Path("/proc/sys/net/ipv6")
-NO_IPV6 = "net.ipv4.ip_forward=0"
+NO_IPV6 = "net.ipv4.conf.all.accept_source_route=0"
 """Stands in the place of the switch for IPv6 on a host that has none: what is so anyway."""
 
 Say = Callable[[str], None]
@@ -290,11 +290,20 @@ def up(project: Project, *services: str, recreate: bool = False) -> None:
     Raises:
         DeployError: that failed.
     """
+    if not services:
+        _drop_keeper(project)
     words = ["up", "--detach", "--no-build"]
     if recreate:
         words.append("--force-recreate")
     words.append("--no-deps" if services else "--remove-orphans")
     project.engine.show("compose", *words, *services)
+
+
+def _drop_keeper(project: Project) -> None:
+    """Remove a keeper that shall not be there; to Compose it belongs to the project anyway."""
+    unwanted = KEEPER not in project.profiles
+    if unwanted and any(c.service == KEEPER for c in project.engine.containers()):
+        project.engine.with_profiles(KEEPER).show("compose", "rm", "--stop", "--force", KEEPER)
 
 
 def wait_ready(
@@ -451,5 +460,6 @@ def clean_up(project: Project, *, keep_state: bool, keep_images: bool, say: Say)
         with contextlib.suppress(DeployError):  # never built
             everything.docker("image", "rm", tag, patience=None)
             say(f"{tag}: removed")
-    stages = f"label={BUILD_STAGE_LABEL}"
-    everything.docker("image", "prune", "--force", "--filter", stages, patience=None)
+    for label in NAMELESS_LABELS:
+        words = ["image", "prune", "--force", "--filter", f"label={label}"]
+        everything.docker(*words, patience=None)
