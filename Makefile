@@ -32,7 +32,10 @@ lint: setup ## Check style, types and layers
 	@PYTHONPATH=src .venv/bin/lint-imports --no-cache > .stamps/layers.log || { cat .stamps/layers.log; exit 1; }
 
 bench: setup ## Measure, against floors taken in the same run; writes bench/results.json
+	@rm -f bench/results.json
 	@$(LAB) $(PYTHON) -m bench
+	@if docker version >/dev/null 2>&1; then $(PYTHON) -m bench.containers; \
+		else echo "no Docker engine answers: containers are not measured"; fi
 
 contracts: setup ## Compile the contract into the Python package and test it
 	@node contracts/build.mjs

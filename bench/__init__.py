@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "bench/results.json"
 
 if (_lab := str(ROOT / "tests")) not in sys.path:
     sys.path.insert(0, _lab)

@@ -7,20 +7,17 @@ median of its floor, taken in turn with it in the same run, and the ratio of the
 import argparse
 import asyncio
 import inspect
-import json
 import sys
 import textwrap
 from collections.abc import Sequence
 
-from bench import ROOT
-from bench.entry import Bench, Entry, Result
+from bench import RESULTS
+from bench.entry import Bench, Entry, Result, save, table
 from bench.latency import event_to_peer, revoke_to_last_packet
 from bench.memory import agent_rss, agent_rss_100
 from bench.start import cold_ready, warm_ready
 from lab.lab import Lab
 from lab.world import LAB_DIR
-
-RESULTS = ROOT / "bench/results.json"
 
 ENTRIES = (
     Entry("event_to_peer_ms", "ms", event_to_peer, 2),
@@ -55,13 +52,12 @@ def main(arguments: Sequence[str]) -> int:
         results = asyncio.run(measure(chosen, quick=asked.quick))
     except KeyboardInterrupt:
         return 130
-    text = json.dumps([result.json() for result in results], indent=2) + "\n"
-    RESULTS.write_text(text, encoding="utf-8")
+    text = save(results, RESULTS)
     print(text if asked.json else table(results), end="")
     return 0
 
 
-async def measure(entries: Sequence[Entry], *, quick: bool) -> list[Result]:
+async def measure(entries: Sequence[Entry[Bench]], *, quick: bool) -> list[Result]:
     """Measure entries one after the other, in networks that they share."""
     results = []
     async with Lab.open() as lab:
@@ -75,15 +71,6 @@ async def measure(entries: Sequence[Entry], *, quick: bool) -> list[Result]:
                 print(f"--- the end of {name}\n{tail}", file=sys.stderr)
             raise
     return results
-
-
-def table(results: Sequence[Result]) -> str:
-    """The results for people."""
-    lines = [f"{'':26} {'value':>9} {'floor':>9} {'':4} {'ratio':>6} {'n':>4}"]
-    lines += [
-        f"{r.name:26} {r.value:9g} {r.floor:9g} {r.unit:4} {r.ratio:6.1f} {r.n:4}" for r in results
-    ]
-    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

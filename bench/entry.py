@@ -1,10 +1,12 @@
 """What an entry is, and what becomes of it."""
 
+import json
 import statistics
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 from bench.network import Network, build
 from lab.lab import Lab
@@ -48,13 +50,16 @@ class Bench:
         self.say(f"round {len(samples.values)}: {value:.3g}, floor {floor:.3g}")
 
 
+B = TypeVar("B")
+
+
 @dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(Generic[B]):
     """A figure of the table, and the function that measures it."""
 
     name: str
     unit: str
-    measure: Callable[[Bench], Awaitable[Samples]]
+    measure: Callable[[B], Awaitable[Samples]]
     digits: int
 
 
@@ -68,14 +73,40 @@ class Result:
     floor: float
     ratio: float  #: value / floor
     n: int
+    parts: Mapping[str, float] = field(default_factory=dict)  #: what the value is made of; medians
 
     @classmethod
-    def of(cls, entry: Entry, samples: Samples) -> "Result":
+    def of(
+        cls, entry: Entry[B], samples: Samples, *, parts: Mapping[str, float] | None = None
+    ) -> "Result":
         """The medians, rounded to what they are worth."""
         value = round(statistics.median(samples.values), entry.digits)
         floor = round(statistics.median(samples.floors), entry.digits)
-        return cls(entry.name, value, entry.unit, floor, value / floor, len(samples.values))
+        number = len(samples.values)
+        return cls(entry.name, value, entry.unit, floor, value / floor, number, parts or {})
 
     def json(self) -> dict[str, Any]:
         """As the file has it."""
-        return asdict(self)
+        line = asdict(self)
+        if not self.parts:
+            del line["parts"]
+        return line
+
+
+def save(results: Sequence[Result], path: Path) -> str:
+    """Put results into the file, in the place of those of the same name; their own text."""
+    lines = [result.json() for result in results]
+    new = {line["name"] for line in lines}
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    both = [line for line in kept if line["name"] not in new] + lines
+    path.write_text(json.dumps(both, indent=2) + "\n", encoding="utf-8")
+    return json.dumps(lines, indent=2) + "\n"
+
+
+def table(results: Sequence[Result]) -> str:
+    """The results for people."""
+    lines = [f"{'':26} {'value':>9} {'floor':>9} {'':4} {'ratio':>6} {'n':>4}"]
+    for r in results:
+        lines.append(f"{r.name:26} {r.value:9g} {r.floor:9g} {r.unit:4} {r.ratio:6.1f} {r.n:4}")
+        lines += [f"  {name:24} {value:9g} {'':9} {r.unit}" for name, value in r.parts.items()]
+    return "\n".join(lines) + "\n"
