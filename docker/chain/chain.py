@@ -2,8 +2,8 @@
 
 anvil can save its state by itself, but writes over the file that it has, so that a kill in the
 middle leaves half a file and no chain. Here the state, history included, is asked for whenever
-there is a new block, at most every `INTERVAL` seconds, and put into the place of the old one as a whole.
-What is lost by a kill is what was mined since.
+there is a new block, at most every `INTERVAL` seconds, and put in the place of the old one as a
+whole. What is lost by a kill is what was mined since.
 
 ``chain.py`` runs the chain; ``chain.py check`` is its health check. Standard library only.
 """
