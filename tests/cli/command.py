@@ -1,14 +1,20 @@
-"""The real command in a process of its own, whose environment holds only what a test says."""
+"""The real command, in a process whose environment holds only what a test says, or in this one."""
 
+import io
+import logging
 import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import structlog
+
+from dstack_vpn import cli
 
 SCRIPT = Path(sys.executable).with_name("dstack-vpn")
 
@@ -39,6 +45,21 @@ def run(*arguments: str, env: Mapping[str, str] | None = None, stdin: str = "") 
         check=False,
     )
     return Ended(ended.returncode, ended.stdout, ended.stderr)
+
+
+def run_here(*arguments: str) -> Ended:
+    """Run it in this process, with this environment, which is ten times as fast."""
+    # Commands set up logs, which is the process's concern.
+    root, logs = logging.getLogger(), structlog.get_config()
+    handlers, level = list(root.handlers), root.level
+    try:
+        with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
+            code = cli.main(list(arguments))
+    finally:
+        structlog.configure(**logs)
+        root.handlers[:] = handlers
+        root.setLevel(level)
+    return Ended(code, out.getvalue(), err.getvalue())
 
 
 def refused(ended: Ended, *words: str, code: int = 2) -> str:

@@ -1,7 +1,5 @@
 """`dstack-vpn deploy` as a user types it, with programs in the place of Docker's."""
 
-import contextlib
-import io
 import json
 import os
 import pty
@@ -12,23 +10,14 @@ from typing import Any
 
 import pytest
 
-from cli.command import SCRIPT, Ended, refused
+from cli.command import SCRIPT, Ended, refused, run_here
 from deploy.fake_docker import FakeDocker
 from deploy.samples import PROBE_CHECK, inspected
-from dstack_vpn import cli
 from lab.process import Process
 from lab.waiting import until
 
 PLUGIN = ("docker", "compose")
 READY = '{"ready":true}\n'
-
-
-def run(*words: str) -> Ended:
-    """Run `dstack-vpn deploy` with these words: in this process, which is ten times as fast."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = cli.main(["deploy", *words])
-    return Ended(code, out.getvalue(), err.getvalue())
 
 
 class Deploy:
@@ -40,7 +29,7 @@ class Deploy:
 
     def __call__(self, *words: str) -> Ended:
         """Run `dstack-vpn deploy` with these words."""
-        return run(*words, "--directory", str(self.directory))
+        return run_here("deploy", *words, "--directory", str(self.directory))
 
     async def start(self, log: Path, *words: str, entry: Sequence[str] = ()) -> Process:
         """Run it as a process, by way of another program if one is named."""
@@ -103,7 +92,7 @@ def test_without_an_engine(deploy: Deploy) -> None:
 def test_without_a_compose_file(deploy: Deploy, tmp_path: Path) -> None:
     """A directory that is no checkout is named."""
     refused(
-        run("status", "--directory", str(tmp_path)),
+        run_here("deploy", "status", "--directory", str(tmp_path)),
         f"--directory has no docker-compose.yml ({tmp_path}); accepted: a checkout",
     )
 
@@ -140,7 +129,7 @@ def test_a_failing_engine_is_no_mistake(deploy: Deploy) -> None:
 def test_deploy_is_the_default(deploy: Deploy, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a command, here: checks, builds, starts and waits; the table is on stdout."""
     monkeypatch.chdir(deploy.directory)
-    ended = run()
+    ended = run_here("deploy")
     assert ended.code == 0, ended.err
     assert steps_of(deploy.docker) == [*BUILT, "up"]
     assert [line.split()[:3] for line in ended.out.splitlines()] == [
@@ -239,7 +228,7 @@ def test_setup(deploy: Deploy) -> None:
     ended = deploy("setup")
     assert (ended.code, ended.out) == (0, "node-a K1\nnode-b K2\n")
     written = (deploy.directory / ".env").read_text()
-    assert written == run("env-example").out
+    assert written == run_here("deploy", "env-example").out
     assert f"wrote {deploy.directory}/.env" in ended.err
     assert "register each" not in ended.err
     (deploy.directory / ".env").write_text("NETWORK=hardhat\nRPC_URL=http://chain.example:8545\n")

@@ -3,7 +3,7 @@
 import pytest
 
 import dstack_vpn
-from cli.command import run
+from cli.command import run, run_here
 from dstack_vpn.cli import contract, deploy, keys, node, nodes, state
 
 GROUPS = {
@@ -24,7 +24,7 @@ def test_version() -> None:
 @pytest.mark.parametrize("words", COMMANDS)
 def test_help_has_examples_that_name_the_command(words: tuple[str, ...]) -> None:
     """--help needs no settings, exits 0 and shows how the command is called."""
-    ended = run(*words, "--help")
+    ended = run_here(*words, "--help")
     assert (ended.code, ended.err) == (0, "")
     assert "Examples:\n" in ended.out
     assert f"    dstack-vpn {' '.join(words)}" in ended.out or words == ("up",)
