@@ -22,12 +22,16 @@ from typing import Any
 PORT = 8545
 INTERVAL = 1.0
 """Seconds between two looks for a new block."""
+PATIENCE = 30.0
+"""Seconds for an answer; a state may be large."""
+CHECK_PATIENCE = 3.0
+"""The same for the health check, which the engine ends a second later."""
 STATE = Path(os.environ.get("CHAIN_STATE", "/data/state.json"))
 ANVIL = ("anvil", "--host", "0.0.0.0", "--port", str(PORT), "--silent")
 
 
-def rpc(method: str, *params: Any, patience: float = 30.0) -> Any:
-    """Ask the chain; raises OSError where it does not answer, RuntimeError where it refuses."""
+def rpc(method: str, *params: Any, patience: float = PATIENCE) -> Any:
+    """Ask the chain; raises what can be wrong with an answer, or RuntimeError for a refusal."""
     call = json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params})
     request = urllib.request.Request(
         f"http://127.0.0.1:{PORT}",
@@ -41,9 +45,9 @@ def rpc(method: str, *params: Any, patience: float = 30.0) -> Any:
     return reply["result"]
 
 
-def head() -> str:
+def head(patience: float = PATIENCE) -> str:
     """The hash of the newest block."""
-    return str(rpc("eth_getBlockByNumber", "latest", False)["hash"])
+    return str(rpc("eth_getBlockByNumber", "latest", False, patience=patience)["hash"])
 
 
 def save(saved: str) -> str:
@@ -91,13 +95,13 @@ def serve() -> int:
     say(f"{'continues' if load else 'begins'}; its state is kept in {STATE}")
     # In a session of its own: the signal that asks us to end must not reach it before it is saved.
     chain = subprocess.Popen([*ANVIL, *load], start_new_session=True)
-    saved = ""
+    saved = trouble = ""
     while chain.poll() is None and not asked.wait(INTERVAL):
-        saved = try_to_save(saved)
+        saved, trouble = try_to_save(saved, trouble)
     if chain.poll() is not None:
         say(f"anvil ended with {chain.returncode}")
         return 1
-    try_to_save(saved)
+    try_to_save(saved, trouble)
     chain.terminate()
     chain.wait()
     # As after a death by that signal: the engine starts again after its own restart what did not
@@ -105,21 +109,23 @@ def serve() -> int:
     return 128 + received[0]
 
 
-def try_to_save(saved: str) -> str:
-    """Save, or say why not and go on: a full disk must not end the chain."""
+def try_to_save(saved: str, trouble: str) -> tuple[str, str]:
+    """Save; the newest block that is saved, and why it is not the newest of all, told once."""
     try:
-        return save(saved)
-    except (OSError, RuntimeError, ValueError) as error:
-        say(f"not saved: {error}")
-        return saved
+        return save(saved), ""
+    except Exception as error:  # noqa: BLE001 - neither a full disk nor an odd answer ends the chain
+        new_trouble = f"{type(error).__name__}: {error}"
+        if new_trouble != trouble:
+            say(f"not saved ({new_trouble})")
+        return saved, new_trouble
 
 
 def check() -> int:
     """Whether it answers; the exit code."""
     try:
-        head()
-    except (OSError, RuntimeError, ValueError) as error:
-        say(f"does not answer: {error}")
+        head(CHECK_PATIENCE)
+    except Exception as error:  # noqa: BLE001 - whatever it is, that is no answer
+        say(f"does not answer ({type(error).__name__}: {error})")
         return 1
     return 0
 
