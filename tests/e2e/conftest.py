@@ -23,16 +23,22 @@ def build_ca(tmp_path_factory: pytest.TempPathFactory) -> Path | None:
 
 
 @pytest.fixture(scope="session")
-def image(
+def images(
     engine: Engine, build_ca: Path | None, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[str]:
-    """The image of the nodes, built once; the networks of the tests find their layers built."""
+) -> Iterator[dict[str, str]]:
+    """The images by variable, built once; the networks of the tests find their layers built."""
     directory = tmp_path_factory.mktemp("image")
     mesh = Mesh.check_out(engine, directory, flavour=V2, build_ca=build_ca)
     say("building the images")
     mesh.deploy("build", "--profile", "local-chain")
-    yield mesh.settings["DSTACK_VPN_IMAGE"]
+    yield {name: tag for name, tag in mesh.settings.items() if name.endswith("_IMAGE")}
     mesh.remove()
+
+
+@pytest.fixture(scope="session")
+def image(images: dict[str, str]) -> str:
+    """The image of the nodes."""
+    return images["DSTACK_VPN_IMAGE"]
 
 
 @pytest.fixture(scope="module")
