@@ -28,6 +28,8 @@ def test_a_running_container() -> None:
         (inspected(state={"Health": None}), "health", ""),
         (inspected(state={"StartedAt": "0001-01-01T00:00:00Z"}), "started_at", 0),
         (inspected(state={"StartedAt": ""}), "started_at", 0),
+        (inspected(), "finished_at", 0),
+        (inspected(state={"FinishedAt": "2023-11-14T22:13:20Z"}), "finished_at", 1_700_000_000),
         (inspected(host={"NetworkMode": "container:0a1b"}), "network_of", "0a1b"),
         (inspected(host={"NetworkMode": "none"}), "network_of", ""),
         (inspected(host={"RestartPolicy": {"Name": "on-failure"}}), "policy", "on-failure"),

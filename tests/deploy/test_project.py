@@ -371,6 +371,22 @@ def test_what_is_made_and_started(docker: FakeDocker, project: Project) -> None:
     ]
 
 
+def test_a_keeper_that_is_not_wanted_goes(docker: FakeDocker, project: Project) -> None:
+    """Compose would leave it where it is; single services do not care."""
+    docker.has(inspected("keeper"), inspected("node-a"))
+    steps.up(project)
+    assert docker.called(*PLUGIN, "rm") == []
+    without = project.without("keeper")
+    steps.up(without, "node-a")
+    assert docker.called(*PLUGIN, "rm") == []
+    steps.up(without)
+    assert docker.called(*PLUGIN, "rm") == [("--stop", "--force", "keeper")]
+    docker.forget()
+    docker.has(inspected("node-a"))
+    steps.up(without)
+    assert docker.called(*PLUGIN, "rm") == []
+
+
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Look again without a pause."""
