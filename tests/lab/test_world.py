@@ -64,7 +64,7 @@ def test_a_world_is_empty() -> None:
     links = lab("ip", "-br", "link").stdout.splitlines()
     assert [link.split()[:2] for link in links] == [["lo", "UNKNOWN"]]
     assert lab("ls", "/run").stdout.split() == ["lab", "netns", "tmp", "wireguard"]
-    processes = lab("ps", "-A", "-o", "args=").stdout.splitlines()
+    processes = lab("ps", "-ww", "-A", "-o", "args=").stdout.splitlines()
     assert len(processes) == 2
     assert "world.py" in processes[0]
     assert processes[1] == "ps -A -o args="
