@@ -67,7 +67,7 @@ def test_a_world_is_empty() -> None:
     processes = lab("ps", "-ww", "-A", "-o", "args=").stdout.splitlines()
     assert len(processes) == 2
     assert "world.py" in processes[0]
-    assert processes[1] == "ps -A -o args="
+    assert processes[1] == "ps -ww -A -o args="
 
 
 def test_standard_streams_and_other_descriptors_pass_through() -> None:
