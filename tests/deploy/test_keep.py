@@ -116,6 +116,7 @@ def rounds(one: Container, times: int) -> list[float]:
         while not (starts := decide([one], tries, now=now)):
             tries = after(tries, [], [one], now=now, wall_now=NOW)
             now += 0.5
+            assert now < times * MOST
         moments.append(now)
         tries = after(tries, starts, [one], now=now, wall_now=NOW)
     return moments
