@@ -44,6 +44,7 @@ def deploy(docker: FakeDocker, checkout: Path) -> Deploy:
     # Ports of this machine, and its device for tunnels, are none of these tests' business.
     docker.answer("docker", "context", "inspect", out="tcp://192.0.2.1:2376\n")
     docker.answer("docker", "exec", out=READY)
+    docker.answer("docker", "image", "ls", out="1d\n")
     nodes = [inspected(name) for name in ("node-a", "node-b")]
     for node in nodes:
         node["Config"]["Healthcheck"] = {"Test": ["CMD", *PROBE_CHECK]}
@@ -140,6 +141,13 @@ def test_deploy_is_the_default(deploy: Deploy, monkeypatch: pytest.MonkeyPatch) 
     assert "node-a: ready" in ended.err
 
 
+def test_the_default_takes_the_options_too(deploy: Deploy) -> None:
+    """`deploy --no-build --json` is `deploy deploy --no-build --json`."""
+    ended = deploy("--no-build", "--json")
+    assert ended.json()["ok"] is True
+    assert steps_of(deploy.docker) == ["up"]
+
+
 def steps_of(docker: FakeDocker) -> list[str]:
     """What was done, in order, without the questions."""
     words = [call.words[1:] for call in docker.calls]
@@ -188,7 +196,7 @@ JSON: dict[str, tuple[tuple[str, ...], Any]] = {
     "setup": (("setup",), {"wroteEnv": True, "publicKeys": {"node-a": "K1"}}),
     "build": (("build",), {"built": [line.removeprefix("build ") for line in BUILT]}),
     "stop": (("stop",), {"stopped": ["node-a", "node-b"]}),
-    "update": (("update", "--no-build"), {"replaced": ["node-a", "node-b"]}),
+    "update": (("update", "--no-build"), {"replaced": []}),
     "cleanup": (("cleanup", "--keep-state"), {"keptState": True, "keptImages": False}),
 }
 

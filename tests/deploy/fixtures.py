@@ -25,5 +25,8 @@ def checkout(tmp_path: Path) -> Path:
     """A directory with what `dstack-vpn deploy` asks for."""
     directory = tmp_path / "checkout"
     (directory / "docker/ca").mkdir(parents=True)
+    for image in ("wireguard", "nginx", "chain"):
+        (directory / "docker" / image).mkdir()
+        (directory / "docker" / image / "Dockerfile").touch()
     (directory / "docker-compose.yml").touch()
     return directory

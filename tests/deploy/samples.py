@@ -22,14 +22,12 @@ def container(service: str = "node-a", **facts: Any) -> Container:
         "state": "running",
         "exit_code": 0,
         "error": "",
-        "health": "",
         "started_at": NOW - 3600,
         "finished_at": 0.0,
         "network_of": "",
         "policy": "unless-stopped",
         "restarts": 0,
         "check": (),
-        "image": "sha256:1",
     }
     return Container(**usual | facts)
 

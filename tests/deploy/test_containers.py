@@ -23,9 +23,6 @@ def test_a_running_container() -> None:
     [
         (inspected(state={"Status": "exited", "ExitCode": 137}), "exit_code", 137),
         (inspected(state={"Error": "cannot join network"}), "error", "cannot join network"),
-        (inspected(state={"Health": {"Status": "unhealthy"}}), "health", "unhealthy"),
-        (inspected(state={"Health": {"Status": "none"}}), "health", ""),
-        (inspected(state={"Health": None}), "health", ""),
         (inspected(state={"StartedAt": "0001-01-01T00:00:00Z"}), "started_at", 0),
         (inspected(state={"StartedAt": ""}), "started_at", 0),
         (inspected(), "finished_at", 0),

@@ -2,7 +2,9 @@
 
 import json
 import os
+import shutil
 import stat
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -217,10 +219,7 @@ def test_env_is_written_once(project: Project) -> None:
     path.symlink_to("/nowhere/.env")
     assert steps.write_env(project, "x") is None
     path.unlink()
-    (project.directory / "docker-compose.yml").unlink()
-    (project.directory / "docker/ca").rmdir()
-    (project.directory / "docker").rmdir()
-    project.directory.rmdir()
+    shutil.rmtree(project.directory)
     with pytest.raises(DeployError, match=r"\.env cannot be written: No such file"):
         steps.write_env(project, "x")
 
@@ -364,15 +363,24 @@ def test_what_is_made_and_started(docker: FakeDocker, project: Project) -> None:
     steps.up(project)
     steps.up(project, "node-a", "node-b")
     steps.up(project, "node-a", recreate=True)
+    steps.up(project, recreate=False)
     assert docker.called(*PLUGIN, "up", "--detach", "--no-build") == [
-        ("--remove-orphans",),
+        (),
         ("--no-deps", "node-a", "node-b"),
         ("--force-recreate", "--no-deps", "node-a"),
+        ("--no-recreate",),
     ]
 
 
+def test_what_a_profile_that_is_off_left_goes(docker: FakeDocker, project: Project) -> None:
+    """Compose would leave it where it is, such as a local chain that is no longer wanted."""
+    docker.has(inspected("chain"), inspected("init"), inspected("keeper"), inspected("node-a"))
+    steps.up(replace(project, profiles=frozenset()))
+    assert docker.called(*PLUGIN, "rm") == [("--stop", "--force", "chain", "init", "keeper")]
+
+
 def test_a_keeper_that_is_not_wanted_goes(docker: FakeDocker, project: Project) -> None:
-    """Compose would leave it where it is; single services do not care."""
+    """Single services do not care."""
     docker.has(inspected("keeper"), inspected("node-a"))
     steps.up(project)
     assert docker.called(*PLUGIN, "rm") == []
@@ -509,10 +517,15 @@ def test_services_of_other_profiles_are_not_missed(docker: FakeDocker, checkout:
 
 def test_the_keeper_is_stopped_first(docker: FakeDocker, project: Project) -> None:
     """Or it would start again what has to be killed."""
-    steps.stop(project)
+    docker.has(inspected("keeper"), node("node-a"), inspected("init", state={"Status": "exited"}))
+    assert steps.stop(project) == ["keeper", "node-a"]
     assert docker.called(*PLUGIN) == [("stop", "keeper"), ("stop",)]
+    # Whatever profile it is of: a chain of before would go on otherwise.
+    profiles = [c.variables["COMPOSE_PROFILES"] for c in docker.calls if c.words[:2] == PLUGIN]
+    assert profiles == ["admin,keeper,keys,local-chain"] * 2
     docker.forget()
-    steps.stop(project.without("keeper"))
+    docker.has(node("node-a"))
+    assert steps.stop(project.without("keeper")) == ["node-a"]
     assert docker.called(*PLUGIN) == [("stop",)]
 
 
@@ -523,7 +536,8 @@ def test_nodes_are_replaced_one_after_the_other(docker: FakeDocker, project: Pro
     once["Config"]["Labels"]["com.docker.compose.oneoff"] = "True"
     docker.has(node("node-b"), node("node-a"), inspected("node-a-net"), once)
     docker.answer("docker", "exec", out=READY)
-    assert steps.update(project, timeout=9, recreate=False, say=print) == ["node-a", "node-b"]
+    # The fake engine keeps all containers, so none was replaced.
+    assert steps.update(project, timeout=9, recreate=False, say=print) == []
     assert docker.called(*PLUGIN, "up") == [
         ("--detach", "--no-build", "--no-deps", "node-a"),
         ("--detach", "--no-build", "--no-deps", "node-b"),
@@ -560,10 +574,19 @@ def test_nodes_forget(
         for service in chosen
         for words in (
             ("stop", service),
-            ("run", "--rm", "--no-deps", "-T", service, "state", "forget"),
+            ("run", "--rm", "--no-deps", "-T", service, "state", "forget", "--if-any"),
             ("up", "--detach", "--no-build", "--no-deps", service),
         )
     ]
+
+
+def test_a_node_that_cannot_forget_is_started_again(docker: FakeDocker, project: Project) -> None:
+    """It is not left down; what went wrong is told."""
+    docker.has(node("node-a"))
+    docker.answer(*PLUGIN, "run", err="the disk is full\n", code=1)
+    with pytest.raises(DeployError, match="the disk is full"):
+        steps.reset_state(project, [], say=print)
+    assert [words[-1] for words in docker.called(*PLUGIN, "up")] == ["node-a"]
 
 
 def test_only_nodes_can_forget(docker: FakeDocker, project: Project) -> None:
@@ -588,22 +611,26 @@ def test_what_is_removed(
     project = open_project(checkout)
     docker.forget()
     said: list[str] = []
-    docker.answer("docker", "image", "rm", "dstack-vpn-chain:local", err="No such image\n", code=1)
+    docker.answer("docker", "image", "ls", "--quiet", "dstack-vpn:local", out="1d\n")
     steps.clean_up(project, keep_state=keep_state, keep_images=keep_images, say=said.append)
     first, *others = docker.calls
     volumes = () if keep_state else ("--volumes",)
-    assert first.words == (*PLUGIN, "down", "--remove-orphans", *volumes)
+    assert first.words == (*PLUGIN, "down", *volumes)
     assert first.variables["COMPOSE_PROFILES"] == "admin,keeper,keys,local-chain"
     images = [
+        ("docker", "image", "ls", "--quiet", "dstack-vpn:local"),
         ("docker", "image", "rm", "dstack-vpn:local"),
-        ("docker", "image", "rm", "dstack-vpn-chain:local"),
-        *(
-            ("docker", "image", "prune", "--force", "--filter", f"label={label}")
-            for label in ("org.dstack-vpn.stage=build", "org.opencontainers.image.title=dstack-vpn")
-        ),
+        ("docker", "image", "ls", "--quiet", "dstack-vpn-chain:local"),  # never built
     ]
     assert [call.words for call in others] == ([] if keep_images else images)
     assert said == ([] if keep_images else ["dstack-vpn:local: removed"])
+
+
+def test_the_file_of_a_lone_node_removes_no_image(docker: FakeDocker, checkout: Path) -> None:
+    """It builds none, so those of the same name are somebody else's."""
+    shutil.rmtree(checkout / "docker")
+    steps.clean_up(open_project(checkout), keep_state=False, keep_images=False, say=print)
+    assert docker.called("docker", "image") == []
 
 
 def test_what_cannot_be_removed_is_told(docker: FakeDocker, project: Project) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploy.samples import PROBE_CHECK, container, ended, json_values
+from deploy.samples import NOW, PROBE_CHECK, container, ended, json_values
 from dstack_vpn.deploy.containers import Container
 from dstack_vpn.deploy.report import (
     HEAD,
@@ -34,8 +34,9 @@ def row(one: Container, checked: Checked | None = None, facts: NodeFacts | None 
     (found,) = make_rows(
         [one.service],
         [one],
-        {one.id: checked} if checked else {},
-        {one.id: facts} if facts else {},
+        now=NOW,
+        checks={one.id: checked} if checked else {},
+        nodes={one.id: facts} if facts else {},
     )
     return found
 
@@ -69,12 +70,24 @@ CASES: dict[str, tuple[Row, tuple[str, str, bool, str]]] = {
         row(container(restarts=1, check=PROBE_CHECK), WELL),
         ("running", "healthy", True, "started again by the engine: 1"),
     ),
+    "has something to do yet": (
+        row(container("init", policy="on-failure")),
+        ("running", "-", False, "it has not done yet what it is for"),
+    ),
+    "begins again and again": (
+        row(container("keeper", restarts=7, started_at=NOW - 9)),
+        ("running", "-", False, "it does not keep running; started again by the engine: 7"),
+    ),
+    "began again some time ago": (
+        row(container("keeper", restarts=7, started_at=NOW - 11)),
+        ("running", "-", True, "started again by the engine: 7"),
+    ),
     "not there": (
-        make_rows(["gone"], [NODE], {}, {})[0],
+        make_rows(["gone"], [NODE], now=NOW, checks={}, nodes={})[0],
         ("missing", "-", False, "there is no container; `dstack-vpn deploy` makes it"),
     ),
     "there for one command only": (
-        make_rows(["admin"], [container("admin", one_off=True)], {}, {})[0],
+        make_rows(["admin"], [container("admin", one_off=True)], now=NOW, checks={}, nodes={})[0],
         ("missing", "-", False, "there is no container; `dstack-vpn deploy` makes it"),
     ),
 }
@@ -89,10 +102,17 @@ def test_rows(case: str) -> None:
 
 def test_rows_are_in_the_order_of_the_services() -> None:
     """Each service has its row; what belongs to none of them has no row."""
-    found = make_rows(["b", "a"], [container("a"), container("x"), container("b")], {}, {})
+    found = make_rows(
+        ["b", "a"],
+        [container("a"), container("x"), container("b")],
+        now=NOW,
+        checks={},
+        nodes={},
+    )
     assert [r.service for r in found] == ["b", "a"]
     twice = [container("a", id="1", name="a-1"), container("a", id="2", name="a-2")]
-    assert [r.container for r in make_rows(["a"], twice, {}, {})] == ["a-1", "a-2"]
+    rows = make_rows(["a"], twice, now=NOW, checks={}, nodes={})
+    assert [r.container for r in rows] == ["a-1", "a-2"]
 
 
 def test_nodes_are_known_by_their_health_check() -> None:

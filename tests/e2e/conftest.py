@@ -17,14 +17,14 @@ def engine() -> Iterator[Engine]:
 
 
 @pytest.fixture(scope="session")
-def build_ca(tmp_path_factory: pytest.TempPathFactory) -> Path | None:
+def build_ca(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Certificates that builds have to trust on this machine."""
     return certificates(tmp_path_factory.mktemp("ca"))
 
 
 @pytest.fixture(scope="session")
 def images(
-    engine: Engine, build_ca: Path | None, tmp_path_factory: pytest.TempPathFactory
+    engine: Engine, build_ca: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, str]]:
     """The images by variable, built once; the networks of the tests find their layers built."""
     directory = tmp_path_factory.mktemp("image")
@@ -43,7 +43,7 @@ def image(images: dict[str, str]) -> str:
 
 @pytest.fixture(scope="module")
 def mesh(
-    engine: Engine, image: str, build_ca: Path | None, tmp_path_factory: pytest.TempPathFactory
+    engine: Engine, image: str, build_ca: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Mesh]:
     """A network with a chain of its own, deployed by the script from a clean checkout."""
     made = Mesh.check_out(engine, tmp_path_factory.mktemp("mesh"), flavour=V2, build_ca=build_ca)

@@ -15,8 +15,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from lab.fixtures import need
 from lab.world import LAB_DIR
@@ -187,14 +193,31 @@ def base_image(engine: Engine) -> str:
     return BASE
 
 
-def certificates(directory: Path) -> Path | None:
-    """What this machine trusts beside the usual certificates; builds have to trust it too."""
+def certificates(directory: Path) -> Path:
+    """What this machine trusts beside the usual certificates; builds have to trust it too.
+
+    And one that nobody has, so that there always is one of which nothing may be left.
+    """
     found = sorted(Path("/usr/local/share/ca-certificates").glob("**/*.crt"))
-    if not found:
-        return None
     path = directory / "build-ca.crt"
-    path.write_text("".join(one.read_text() for one in found), encoding="utf-8")
+    texts = [one.read_text() for one in found]
+    path.write_text("\n".join([*texts, _certificate()]), encoding="utf-8")
     return path
+
+
+def _certificate() -> str:
+    """A certificate of an authority that was made for this, PEM."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "dstack-vpn tests")])
+    now = datetime.now(tz=UTC)
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    return made.public_bytes(serialization.Encoding.PEM).decode()
 
 
 def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:

@@ -121,7 +121,7 @@ class Lone:
 
 @pytest.fixture(scope="module")
 def old(
-    engine: Engine, image: str, build_ca: Path | None, tmp_path_factory: pytest.TempPathFactory
+    engine: Engine, image: str, build_ca: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Mesh]:
     """A network deployed with Compose 1.29."""
     made = Mesh.check_out(engine, tmp_path_factory.mktemp("old"), flavour=V1, build_ca=build_ca)

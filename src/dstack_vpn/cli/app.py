@@ -82,6 +82,12 @@ def run(arguments: list[str]) -> int:
     Raises:
         UserError: they name none, or not as it wants to be called.
     """
+    match arguments:
+        case ["deploy", "-h" | "--help", *_]:
+            pass
+        case ["deploy", option, *_] if option.startswith("-"):
+            # `deploy` alone is `deploy deploy`, with its options too.
+            arguments = ["deploy", *arguments]
     try:
         result = app(args=arguments, prog_name="dstack-vpn", standalone_mode=False)
     except typer.Abort:

@@ -4,12 +4,9 @@ Thin functions over `dstack_vpn.deploy`. Results go to stdout, progress to stder
 """
 
 import contextlib
-import queue
 import re
+import signal
 import sys
-import threading
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -21,15 +18,13 @@ from dstack_vpn.cli.options import AsJson, Commands, examples
 from dstack_vpn.cli.show import note, put, put_json, put_table
 from dstack_vpn.deploy import keeper as keeper_loop
 from dstack_vpn.deploy import project as steps
-from dstack_vpn.deploy.containers import Container
 from dstack_vpn.deploy.envfile import render as render_env_example
+from dstack_vpn.deploy.follow import followed
 from dstack_vpn.deploy.loglines import (
     LEVELS,
-    Held,
     Line,
     as_json,
     merge,
-    parse_line,
     parse_lines,
     show,
 )
@@ -39,13 +34,17 @@ from dstack_vpn.errors import SettingError, UserError
 
 TIMEOUT = 120.0
 """Seconds that a deployment may take to become ready; an image that is pulled comes before that."""
-REORDER = 0.3
-"""Seconds for which followed lines are held back, to put those of several containers in order."""
-UNREAD = 10_000
-"""Followed lines that may wait for a slow terminal."""
 
 Directory = Annotated[
-    Path, typer.Option("--directory", "-C", metavar="DIR", help="Where docker-compose.yml is.")
+    Path,
+    typer.Option(
+        "--directory",
+        "-C",
+        metavar="DIR",
+        envvar="DSTACK_VPN_DIRECTORY",
+        show_envvar=False,
+        help="Where docker-compose.yml is.",
+    ),
 ]
 Profile = Annotated[
     list[str] | None,
@@ -128,7 +127,13 @@ def deploy(
     steps.check(project)
     if not no_build:
         steps.build(project, build_ca=build_ca, say=note)
-    steps.up(project)
+    _bring_up(project, timeout, as_json)
+
+
+def _bring_up(
+    project: Project, timeout: float, as_json: bool, *, recreate: bool | None = None
+) -> None:
+    steps.up(project, recreate=recreate)
     _tell(steps.wait_ready(project, timeout=timeout, say=note), as_json)
 
 
@@ -155,17 +160,15 @@ def start(
     as_json: AsJson = False,
 ) -> None:
     """Start what is deployed, as it is, and wait until it is ready."""
-    project = _deployed(directory, profile)
-    steps.up(project)
-    _tell(steps.wait_ready(project, timeout=timeout, say=note), as_json)
+    _bring_up(_deployed(directory, profile), timeout, as_json, recreate=False)
 
 
 def stop(*, directory: Directory = HERE, profile: Profile = None, as_json: AsJson = False) -> None:
     """Stop all containers. Keys, state and chain stay."""
     project = _deployed(directory, profile)
-    steps.stop(project)
+    stopped = steps.stop(project)
     if as_json:
-        put_json({"stopped": [c.service for c in project.engine.containers()]})
+        put_json({"stopped": stopped})
 
 
 def restart(
@@ -178,8 +181,7 @@ def restart(
     """Stop all containers and start them again."""
     project = _deployed(directory, profile)
     steps.stop(project)
-    steps.up(project)
-    _tell(steps.wait_ready(project, timeout=timeout, say=note), as_json)
+    _bring_up(project, timeout, as_json, recreate=False)
 
 
 def update(
@@ -244,7 +246,7 @@ def cleanup(
 
 
 def _ask(question: str) -> None:
-    if not sys.stdin.isatty():
+    if sys.stdin is None or not sys.stdin.isatty():
         raise UserError(
             "there is no terminal to ask whether keys may be deleted; accepted: --yes, or"
             " --keep-state"
@@ -293,11 +295,14 @@ def logs(
     chosen = [c for c in there if not services or c.service in services]
     options = ["--timestamps", "--tail", str(tail), *(["--since", since] if since else [])]
     width = max((len(c.service) for c in chosen), default=0)
-    if follow:
-        lines = _followed(project, chosen, options)
-    else:
-        lines = merge(parse_lines(c.service, project.engine.logs(c, *options)) for c in chosen)
-    with contextlib.suppress(KeyboardInterrupt):
+    with contextlib.suppress(KeyboardInterrupt), contextlib.ExitStack() as stack:
+        if follow:
+            # As Ctrl-C does, so that the programs that read for us end too.
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
+            lines = stack.enter_context(followed(project.engine, chosen, options))
+        else:
+            texts = {c.service: project.engine.logs(c, *options) for c in chosen}
+            lines = merge(parse_lines(service, text) for service, text in texts.items())
         for line in lines:
             if line.at_least(level):
                 _put_line(line, width, as_json)
@@ -318,37 +323,6 @@ def _put_line(line: Line, width: int, json_wanted: bool) -> None:
     else:
         put(show(line, width=width))
     sys.stdout.flush()
-
-
-def _followed(project: Project, containers: list[Container], options: list[str]) -> Iterator[Line]:
-    """Lines as they come, held back for a moment so that they come in order; until interrupted."""
-    arrived: queue.Queue[Line] = queue.Queue(maxsize=UNREAD)
-
-    def read(container: Container) -> None:
-        # A container that ends, or is replaced, ends its stream; its successor continues it.
-        words, last = list(options), ""
-        while True:
-            with project.engine.follow(container, *words) as process:
-                for text in process.stdout or ():
-                    line = parse_line(container.service, text)
-                    if line is not None and line.time > last:
-                        last = line.time
-                        arrived.put(line)
-            time.sleep(1)
-            words = ["--timestamps", *(["--since", last] if last else [])]
-            with contextlib.suppress(Exception):
-                same = [c for c in project.engine.containers() if c.service == container.service]
-                container = same[0] if same else container
-
-    for container in containers:
-        threading.Thread(target=read, args=(container,), daemon=True).start()
-    held = Held(REORDER)
-    while True:
-        with contextlib.suppress(queue.Empty):
-            held.add(arrived.get(timeout=REORDER / 3), now=time.monotonic())
-            for _ in range(arrived.qsize()):
-                held.add(arrived.get_nowait(), now=time.monotonic())
-        yield from held.due(now=time.monotonic())
 
 
 def watch(

@@ -3,15 +3,18 @@
 import os
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from dstack_vpn.chain.checksum import to_checksum
 from dstack_vpn.cli.options import AsJson, Commands, EnvFile, examples
-from dstack_vpn.cli.show import moment, put, put_facts, put_json
+from dstack_vpn.cli.show import moment, note, put, put_facts, put_json
 from dstack_vpn.config import read_setting
 from dstack_vpn.errors import HostError, SettingError
 from dstack_vpn.log import configure_logs
 from dstack_vpn.mesh.access import judge
-from dstack_vpn.store import STATE_FILE, Store, claim_directory, read_saved
+from dstack_vpn.store import STATE_FILE, Saved, Store, claim_directory, read_saved
 
 
 def show(env_file: EnvFile = None, as_json: AsJson = False) -> None:
@@ -19,7 +22,7 @@ def show(env_file: EnvFile = None, as_json: AsJson = False) -> None:
     file = _find(env_file)
     saved = read_saved(file)
     if saved is None:
-        raise _nothing(file.parent)
+        raise _NothingSavedError(file.parent)
     membership = saved.membership
     block = membership.block
     # How many confirmations an admission takes is the agent's setting; here it takes none.
@@ -49,9 +52,32 @@ def show(env_file: EnvFile = None, as_json: AsJson = False) -> None:
     )
 
 
-def forget(env_file: EnvFile = None, as_json: AsJson = False) -> None:
+def forget(
+    if_any: Annotated[
+        bool, typer.Option("--if-any", help="Where nothing is saved, that is well too.")
+    ] = False,
+    env_file: EnvFile = None,
+    as_json: AsJson = False,
+) -> None:
     """Forget the saved membership, as `up --reset-state` does. The key and the journal stay."""
-    file = _find(env_file)
+    try:
+        file = _find(env_file)
+        saved = _forget(file)
+    except _NothingSavedError as error:
+        if not if_any:
+            raise
+        note(str(error))
+        return
+    block = saved.membership.block.number if saved else None
+    if as_json:
+        put_json({"stateDir": str(file.parent), "block": block})
+        return
+    what = "a membership that could not be read" if block is None else f"that of block {block}"
+    put(f"forgot the membership in {file.parent} ({what}); the key and the journal stay")
+
+
+def _forget(file: Path) -> Saved | None:
+    """Forget what is saved in a state file; what it was, None for what cannot be read."""
     with ExitStack() as stack:
         accepted = "the directory of an agent that was stopped"
         stack.callback(os.close, claim_directory(file.parent, accepted=accepted))
@@ -59,13 +85,8 @@ def forget(env_file: EnvFile = None, as_json: AsJson = False) -> None:
         stack.callback(store.close)
         saved = store.load()
         if not store.forget():
-            raise _nothing(file.parent)
-    block = saved.membership.block.number if saved else None
-    if as_json:
-        put_json({"stateDir": str(file.parent), "block": block})
-        return
-    what = "a membership that could not be read" if block is None else f"that of block {block}"
-    put(f"forgot the membership in {file.parent} ({what}); the key and the journal stay")
+            raise _NothingSavedError(file.parent)
+    return saved
 
 
 def _find(env_file: Path | None) -> Path:
@@ -82,7 +103,7 @@ def _find(env_file: Path | None) -> Path:
     try:
         file.stat()
     except (FileNotFoundError, NotADirectoryError):
-        raise _nothing(directory) from None
+        raise _NothingSavedError(directory) from None
     except OSError as error:
         raise HostError(
             f"STATE_DIR {directory} cannot be read ({error.strerror}); accepted: a directory that"
@@ -91,9 +112,12 @@ def _find(env_file: Path | None) -> Path:
     return file
 
 
-def _nothing(directory: Path) -> SettingError:
-    accepted = "the directory of a node that has read its chain"
-    return SettingError("STATE_DIR", f"{directory} holds no saved membership", accepted)
+class _NothingSavedError(SettingError):
+    """STATE_DIR is not that of a node that has read its chain."""
+
+    def __init__(self, directory: Path) -> None:
+        accepted = "the directory of a node that has read its chain"
+        super().__init__("STATE_DIR", f"{directory} holds no saved membership", accepted)
 
 
 COMMANDS: Commands = {

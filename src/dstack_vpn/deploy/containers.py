@@ -13,6 +13,8 @@ PROJECT_LABEL = "com.docker.compose.project"
 SERVICE_LABEL = "com.docker.compose.service"
 ONE_OFF_LABEL = "com.docker.compose.oneoff"
 
+ENDS = ("no", "on-failure")
+"""Restart policies of what is not meant to run on once it has ended with success."""
 RUNNING, EXITED = "running", "exited"
 """The two of the engine's states (created, running, paused, restarting, removing, exited, dead) on
 which something depends here."""
@@ -32,8 +34,6 @@ class Container:
     exit_code: int
     error: str
     """Why the engine could not start it; empty when it could."""
-    health: str
-    """healthy, unhealthy, starting, or empty without a health check."""
     started_at: float
     """Seconds since 1970; 0 for never."""
     finished_at: float
@@ -46,8 +46,6 @@ class Container:
     """How often the engine started it again by that policy."""
     check: tuple[str, ...]
     """Command of its health check; empty for none."""
-    image: str
-    """Digest of the image that it was made from."""
 
     @property
     def running(self) -> bool:
@@ -57,8 +55,9 @@ class Container:
     @property
     def done(self) -> bool:
         """Whether it did what it was for: it ended with success and is not meant to run on."""
-        ends = self.policy in ("no", "on-failure")
-        return ends and self.state == EXITED and self.exit_code == 0 and not self.error
+        return (
+            self.policy in ENDS and self.state == EXITED and self.exit_code == 0 and not self.error
+        )
 
 
 def parse(inspected: Mapping[str, Any]) -> Container:
@@ -81,14 +80,12 @@ def parse(inspected: Mapping[str, Any]) -> Container:
             state=str(state["Status"]),
             exit_code=int(state["ExitCode"]),
             error=str(state.get("Error") or ""),
-            health=str((state.get("Health") or {}).get("Status", "")).replace("none", ""),
             started_at=parse_time(str(state.get("StartedAt") or "")),
             finished_at=parse_time(str(state.get("FinishedAt") or "")),
             network_of=mode.removeprefix("container:") if mode.startswith("container:") else "",
             policy=str(policy.get("Name") or "no"),
             restarts=int(inspected.get("RestartCount") or 0),
             check=_check(config.get("Healthcheck") or {}),
-            image=str(inspected.get("Image") or ""),
         )
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise ValueError(

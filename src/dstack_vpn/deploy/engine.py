@@ -208,6 +208,14 @@ class Engine:
             raise DeployError(f"docker inspect printed no containers: {error}") from None
         return in_order(found)
 
+    def has_image(self, tag: str) -> bool:
+        """Whether the engine has an image of this name.
+
+        Raises:
+            DeployError: it cannot be asked.
+        """
+        return bool(self.docker("image", "ls", "--quiet", tag).strip())
+
     def inside(self, container: Container, *words: str, patience: float = 15.0) -> Output:
         """Run a command in a container; it may fail."""
         try:

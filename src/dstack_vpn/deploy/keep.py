@@ -32,8 +32,9 @@ MISTAKE = 2
 """Exit code for a mistake of the user."""
 FIRST, MOST = 1.0, 60.0
 """Seconds before the same container is started once more: first, and at most."""
-TOGETHER = 60.0
-"""Seconds between the ends of two containers that the engine stopped when it ended itself."""
+TOGETHER = 25.0
+"""Seconds between the ends of two containers that the engine stopped when it ended itself: a little
+more than a container gets to stop."""
 SETTLED = 60.0
 """Seconds of running after which earlier starts are forgotten."""
 
@@ -85,9 +86,10 @@ def _down(container: Container, keeper: Container | None) -> str:
         return ""
     if container.error:
         return f"the engine could not start it ({container.error[:200]})"
-    if container.exit_code in STOPPED and container.exit_code != 0 and _as_one(container, keeper):
-        return "it ended when the engine did"
-    if container.exit_code in STOPPED or container.exit_code == MISTAKE:
+    if container.exit_code in STOPPED:
+        by_engine = container.exit_code != 0 and _as_one(container, keeper)
+        return "it ended when the engine did" if by_engine else ""
+    if container.exit_code == MISTAKE:
         return ""
     if container.exit_code == 137:
         return "it was killed"
@@ -95,10 +97,14 @@ def _down(container: Container, keeper: Container | None) -> str:
 
 
 def _as_one(container: Container, keeper: Container | None) -> bool:
-    """Whether it ended when we did: stopped alone we would not be here, so it was the engine."""
+    """Whether it ended when our last run did, so that the engine stopped both.
+
+    Not what ended since we run again: that somebody stopped. Whoever stops a node within moments
+    before us, and then starts us alone, gets it back.
+    """
     if keeper is None or not keeper.finished_at:
         return False
-    return abs(container.finished_at - keeper.finished_at) < TOGETHER
+    return keeper.finished_at - TOGETHER <= container.finished_at <= keeper.started_at
 
 
 def _stranded(container: Container, by_id: Mapping[str, Container]) -> str:

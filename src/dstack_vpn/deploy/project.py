@@ -43,8 +43,6 @@ LOG_TAIL = 20
 """Lines that are shown of a container that failed."""
 CHECKS_AT_ONCE = 8
 BUILD_CA = Path("docker/ca/this-build.crt")
-NAMELESS_LABELS = ("org.dstack-vpn.stage=build", "org.opencontainers.image.title=dstack-vpn")
-"""By which images without a tag are found again, to be removed: build stages, and replaced ones."""
 
 IPV6 = Path("/proc/sys/net/ipv6")
 NO_IPV6 = "net.ipv4.conf.all.accept_source_route=0"
@@ -98,6 +96,11 @@ class Project:
             for service in self.engine.services()
             if service not in PROFILE_OF or PROFILE_OF[service] in self.profiles
         ]
+
+    @property
+    def everything(self) -> Engine:
+        """The engine with all profiles on, for what concerns whatever is there."""
+        return self.engine.with_profiles(*sorted({*self.profiles, *PROFILE_OF.values()}))
 
     def without(self, profile: str) -> "Project":
         """The same with a profile off."""
@@ -217,10 +220,11 @@ def build(project: Project, *, build_ca: Path | None, say: Say) -> list[str]:
         SettingError: the certificates cannot be read.
         DeployError: a build failed; it has told why itself.
     """
+    source = "--build-ca"
     if build_ca is None and (named := project.value("BUILD_CA_FILE")):
-        build_ca = project.directory / named
+        source, build_ca = "BUILD_CA_FILE", project.directory / named
     built = []
-    with _trusting(project, build_ca):
+    with _trusting(project, source, build_ca):
         for image, tag in _own_images(project):
             if image.profile and image.profile not in project.profiles:
                 continue
@@ -241,7 +245,7 @@ def _own_images(project: Project) -> list[tuple[Image, str]]:
 
 
 @contextlib.contextmanager
-def _trusting(project: Project, build_ca: Path | None) -> Iterator[None]:
+def _trusting(project: Project, source: str, build_ca: Path | None) -> Iterator[None]:
     """Have the builds trust certificates, for as long as they take."""
     if build_ca is None:
         yield
@@ -251,11 +255,11 @@ def _trusting(project: Project, build_ca: Path | None) -> Iterator[None]:
         text = build_ca.read_bytes()
     except OSError as error:
         problem = f"cannot be read ({build_ca}: {error.strerror})"
-        raise SettingError("--build-ca", problem, accepted) from None
+        raise SettingError(source, problem, accepted) from None
     if b"BEGIN CERTIFICATE" not in text or b"PRIVATE KEY" in text:
         # What a build uses stays in its layers.
         problem = f"does not hold certificates alone ({build_ca})"
-        raise SettingError("--build-ca", problem, accepted)
+        raise SettingError(source, problem, accepted)
     path = project.directory / BUILD_CA
     try:
         try:
@@ -284,26 +288,34 @@ def make_keys(project: Project) -> dict[str, str]:
         raise DeployError("the keys were made, but their public halves were not told") from None
 
 
-def up(project: Project, *services: str, recreate: bool = False) -> None:
+def up(project: Project, *services: str, recreate: bool | None = None) -> None:
     """Make and start containers, as far as they are not there as the Compose file has them.
+
+    Args:
+        project: whose.
+        services: these alone; all by default.
+        recreate: True makes them anew in any case, False never, None where their settings or image
+            changed.
 
     Raises:
         DeployError: that failed.
     """
     if not services:
-        _drop_keeper(project)
+        _drop_unwanted(project)
     words = ["up", "--detach", "--no-build"]
-    if recreate:
-        words.append("--force-recreate")
-    words.append("--no-deps" if services else "--remove-orphans")
+    if recreate is not None:
+        words.append("--force-recreate" if recreate else "--no-recreate")
+    if services:
+        words.append("--no-deps")
     project.engine.show("compose", *words, *services)
 
 
-def _drop_keeper(project: Project) -> None:
-    """Remove a keeper that shall not be there; to Compose it belongs to the project anyway."""
-    unwanted = KEEPER not in project.profiles
-    if unwanted and any(c.service == KEEPER for c in project.engine.containers()):
-        project.engine.with_profiles(KEEPER).show("compose", "rm", "--stop", "--force", KEEPER)
+def _drop_unwanted(project: Project) -> None:
+    """Remove what belongs to a profile that is off; to Compose it is part of the project anyway."""
+    there = {c.service for c in project.engine.containers() if not c.one_off}
+    unwanted = sorted(s for s in there & PROFILE_OF.keys() if PROFILE_OF[s] not in project.profiles)
+    if unwanted:
+        project.everything.show("compose", "rm", "--stop", "--force", *unwanted)
 
 
 def wait_ready(
@@ -385,17 +397,20 @@ def _look(project: Project, services: Sequence[str], containers: Sequence[Contai
     return make_rows(
         services,
         containers,
-        {key: checked for key, (checked, _) in answers.items()},
-        {key: facts for key, (_, facts) in answers.items()},
+        now=time.time(),
+        checks={key: checked for key, (checked, _) in answers.items()},
+        nodes={key: facts for key, (_, facts) in answers.items()},
     )
 
 
-def stop(project: Project) -> None:
-    """Stop all containers; they and their volumes stay."""
-    if KEEPER in project.profiles:
+def stop(project: Project) -> list[str]:
+    """Stop all containers; they and their volumes stay. Returns the services that had run."""
+    ran = sorted({c.service for c in project.engine.containers() if c.running})
+    if KEEPER in ran:
         # First, or it would start again what has to be killed.
-        project.engine.show("compose", "stop", KEEPER)
-    project.engine.show("compose", "stop")
+        project.everything.show("compose", "stop", KEEPER)
+    project.everything.show("compose", "stop")
+    return ran
 
 
 def nodes(project: Project) -> list[str]:
@@ -408,16 +423,25 @@ def update(project: Project, *, timeout: float, recreate: bool, say: Say) -> lis
 
     The owners of their networks stay, so their neighbours notice no more than the node's absence.
 
+    Returns:
+        The nodes that were replaced; one of which nothing changed is left as it is.
+
     Raises:
         DeployError: one did not become ready; those after it were not touched.
     """
     replaced = []
     for service in nodes(project):
-        say(f"{service}: replacing")
-        up(project, service, recreate=recreate)
+        before = _ids_of(project, service)
+        up(project, service, recreate=recreate or None)
         wait_ready(project, timeout=timeout, say=say, services=[service])
-        replaced.append(service)
+        if _ids_of(project, service) != before:
+            replaced.append(service)
+            say(f"{service}: replaced")
     return replaced
+
+
+def _ids_of(project: Project, service: str) -> set[str]:
+    return {c.id for c in project.engine.containers() if c.service == service}
 
 
 def reset_state(project: Project, services: Sequence[str], *, say: Say) -> list[str]:
@@ -436,10 +460,13 @@ def reset_state(project: Project, services: Sequence[str], *, say: Say) -> list[
     for service in chosen:
         say(f"{service}: forgetting")
         project.engine.show("compose", "stop", service)
-        project.engine.compose(
-            "run", "--rm", "--no-deps", "-T", service, "state", "forget", patience=None
-        )
-        up(project, service)
+        forget = ("state", "forget", "--if-any")
+        try:
+            project.engine.compose(
+                "run", "--rm", "--no-deps", "-T", service, *forget, patience=None
+            )
+        finally:
+            up(project, service)
     return chosen
 
 
@@ -449,17 +476,12 @@ def clean_up(project: Project, *, keep_state: bool, keep_images: bool, say: Say)
     Raises:
         DeployError: something could not be removed.
     """
-    everything = project.engine.with_profiles(
-        *sorted({*project.profiles, LOCAL_CHAIN, KEEPER, KEYS, ADMIN})
-    )
-    words = ["down", "--remove-orphans", *([] if keep_state else ["--volumes"])]
-    everything.show("compose", *words)
+    project.everything.show("compose", "down", *([] if keep_state else ["--volumes"]))
     if keep_images:
         return
-    for _, tag in _own_images(project):
-        with contextlib.suppress(DeployError):  # never built
-            everything.docker("image", "rm", tag, patience=None)
+    for image, tag in _own_images(project):
+        # Only what is built from here: a lone node's file builds nothing.
+        there = (project.directory / image.dockerfile).exists() and project.engine.has_image(tag)
+        if there:
+            project.engine.docker("image", "rm", tag, patience=None)
             say(f"{tag}: removed")
-    for label in NAMELESS_LABELS:
-        words = ["image", "prune", "--force", "--filter", f"label={label}"]
-        everything.docker(*words, patience=None)

@@ -8,11 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dstack_vpn.deploy.containers import Container, parse_time
+from dstack_vpn.deploy.containers import ENDS, Container, parse_time
 from dstack_vpn.deploy.loglines import printable
 from dstack_vpn.mesh.plan import REJECT_AFTER
 
 HEAD = ("SERVICE", "STATE", "HEALTH", "PEERS", "BLOCK", "LAG", "HANDSHAKE", "NOTE")
+SETTLED = 10.0
+"""Seconds that what was started again has to run until it counts as running."""
 PROBE = "dstack_vpn.probe"
 """The module in the health check of a node."""
 
@@ -140,6 +142,8 @@ class Row:
 def make_rows(
     services: Sequence[str],
     containers: Sequence[Container],
+    *,
+    now: float,
     checks: Mapping[str, Checked],
     nodes: Mapping[str, NodeFacts],
 ) -> list[Row]:
@@ -148,6 +152,7 @@ def make_rows(
     Args:
         services: as the Compose file has them, with the profiles that are on.
         containers: of the project.
+        now: seconds since 1970.
         checks: by container id, of those that run and have a health check.
         nodes: by container id, of those that are nodes and run.
     """
@@ -159,11 +164,11 @@ def make_rows(
                 Row(service=service, container=None, state="missing", health="-", ok=False,
                     note="there is no container; `dstack-vpn deploy` makes it")
             )  # fmt: skip
-        rows += [_row(c, checks.get(c.id), nodes.get(c.id, NodeFacts())) for c in own]
+        rows += [_row(c, now, checks.get(c.id), nodes.get(c.id, NodeFacts())) for c in own]
     return rows
 
 
-def _row(container: Container, checked: Checked | None, facts: NodeFacts) -> Row:
+def _row(container: Container, now: float, checked: Checked | None, facts: NodeFacts) -> Row:
     state, health, ok, note = container.state, "-", True, ""
     if container.done:
         state = "done"
@@ -173,6 +178,10 @@ def _row(container: Container, checked: Checked | None, facts: NodeFacts) -> Row
         ok = checked.passed
         health = "healthy" if ok else "unhealthy"
         note = "" if ok else "; ".join(facts.reasons) or checked.said
+    elif container.policy in ENDS:
+        ok, note = False, "it has not done yet what it is for"
+    elif container.restarts and now - container.started_at < SETTLED:
+        ok, note = False, "it does not keep running"
     if container.restarts:
         note = f"{note}; " * bool(note) + f"started again by the engine: {container.restarts}"
     ages = facts.ages
