@@ -132,3 +132,11 @@ def test_a_malformed_directory(tmp_path: Path) -> None:
     settings.write_text("STATE_DIR=/tmp/\0\n")
     for command in ("show", "forget"):
         refused(run("state", command, "--env-file", str(settings)), "STATE_DIR is no path")
+
+
+def test_nothing_to_forget_may_be_well(tmp_path: Path) -> None:
+    """With --if-any it is told, and no failure; nothing is made."""
+    ended = run("state", "forget", "--if-any", env={"STATE_DIR": str(tmp_path / "none")})
+    assert ended.code == 0
+    assert "holds no saved membership" in ended.err
+    assert not (tmp_path / "none").exists()
