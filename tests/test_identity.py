@@ -2,8 +2,10 @@
 
 import os
 import stat
+import threading
 import traceback
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -51,6 +53,49 @@ def test_kept_the_second_time(tmp_path: Path) -> None:
     first = load_identity(settings(tmp_path / "state"))
     assert load_identity(settings(tmp_path / "state")) == first
     assert load_identity(settings(tmp_path / "other")) != first
+
+
+def test_several_that_make_the_key_at_once(tmp_path: Path) -> None:
+    """Several with one volume and one process number all go on with the key of the file."""
+    racers = 4
+    with ThreadPoolExecutor(racers) as pool:
+        for number in range(200):
+            found, start = settings(tmp_path / f"state{number}"), threading.Barrier(racers)
+
+            def first_start(
+                _: int, found: Settings = found, start: threading.Barrier = start
+            ) -> str:
+                start.wait()
+                return load_identity(found).reveal()
+
+            keys = set(pool.map(first_start, range(racers)))
+            assert keys == {found.default_key_file.read_text().strip()}
+            assert list(found.state_dir.iterdir()) == [found.default_key_file]
+
+
+def test_a_key_that_was_made_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who comes second takes the key that is there, unless others can read it."""
+    found = settings(tmp_path)
+
+    def generate() -> PrivateKey:
+        write_key_file(found.default_key_file, KEY)
+        found.default_key_file.chmod(bits)
+        return PrivateKey(bytes(reversed(KEY.raw)))
+
+    monkeypatch.setattr(PrivateKey, "generate", generate)
+    bits = 0o600
+    assert load_identity(found) == KEY
+    found.default_key_file.unlink()
+    bits = 0o644
+    assert "chmod 600" in refusal(found)
+
+
+def test_a_name_that_leads_nowhere(tmp_path: Path) -> None:
+    """A link without a file is no key, and none can be put there."""
+    found = settings(tmp_path)
+    found.default_key_file.symlink_to(tmp_path / "nothing")
+    with pytest.raises(HostError, match="File exists"):
+        load_identity(found)
 
 
 def test_dry_run_writes_nothing(tmp_path: Path) -> None:

@@ -79,7 +79,13 @@ def _first_start(settings: Settings, *, create: bool) -> PrivateKey:
         raise SettingError(KEY_FILE_VARIABLE, problem, accepted)
     key = PrivateKey.generate()
     if create:
-        write_key_file(path, key)
+        try:
+            write_key_file(path, key)
+        except HostError:
+            # Another process that has this volume may have been faster: then its key is the node's.
+            if (text := _read(path)) is None:
+                raise
+            return _parse(KEY_FILE_VARIABLE, text)
     return key
 
 
@@ -95,10 +101,12 @@ def write_key_file(path: Path, key: PrivateKey, *, overwrite: bool = False) -> N
         HostError: the file exists and `overwrite` is off, or it cannot be written.
     """
     # Under another name first: a full disk or a kill leaves no half key, and no old key is lost.
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    # By chance, for the processes of containers that share a volume have the same numbers. (What
+    # `tempfile` does; that would load much into an agent which makes one file in its life.)
+    draft = path.with_name(f".{path.name}.{os.urandom(16).hex()}")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w", encoding="ascii") as file:
             os.fchmod(descriptor, 0o600)
             file.write(key.reveal() + "\n")
