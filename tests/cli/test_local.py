@@ -1,12 +1,14 @@
 """`deploy keys` and `deploy local-network`: the one-shot services of the Compose file."""
 
+import os
 import stat
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from cli.command import Ended, refused, run_here
+from cli.command import SCRIPT, Ended, refused, run_here
 from cli.devnet import ACCOUNTS, KEYS, Devnet, devnet
 from dstack_vpn.mesh.keys import PrivateKey
 from dstack_vpn.variables import NETWORKS
@@ -36,6 +38,75 @@ def test_private_halves_are_not_told(tmp_path: Path) -> None:
     """They stay in the files."""
     ended = run_here("deploy", "keys", f"node-a={tmp_path}")
     assert (tmp_path / "wireguard.key").read_text().strip() not in ended.out + ended.err
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_state_directory_is_private(tmp_path: Path, *, there: bool) -> None:
+    """A volume that is mounted here first, 0755, gets the mode that a node would give it."""
+    state = tmp_path / "state"
+    if there:
+        assert run_here("deploy", "keys", f"node-a={state}").code == 0
+    else:
+        state.mkdir()
+    state.chmod(0o755)
+    assert run_here("deploy", "keys", f"node-a={state}").code == 0
+    assert stat.S_IMODE(state.stat().st_mode) == 0o700
+
+
+def test_a_state_directory_of_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where its mode cannot be changed, that is told in one sentence."""
+    state = tmp_path / "state"
+    state.mkdir(0o755)
+
+    def deny(_path: Path, _mode: int) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "chmod", deny)
+    told = f"{state} cannot be given mode 0700: Operation not permitted"
+    refused(run_here("deploy", "keys", f"node-a={state}"), told)
+
+
+# The streams of the command
+
+
+CLOSED = ["<&-", ">&-", "2>&-", "<&- >&-", ">&- 2>&-", "<&- >&- 2>&-"]
+
+
+def by_shell(line: str, **env: str) -> Ended:
+    """Run the real command as a shell does."""
+    ended = subprocess.run(
+        ["/bin/sh", "-c", line],
+        env={"PATH": f"{SCRIPT.parent}:{os.environ['PATH']}", **env},
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    return Ended(ended.returncode, ended.stdout.decode("latin-1"), ended.stderr.decode("latin-1"))
+
+
+@pytest.mark.parametrize("closed", CLOSED)
+def test_closed_streams(tmp_path: Path, closed: str) -> None:
+    """A caller that closed a stream misses what would stand there, and nothing else happens."""
+    ended = by_shell(f"dstack-vpn deploy keys node-a={tmp_path}/state {closed}")
+    line = f"node-a {key_in(tmp_path / 'state')}\n"
+    assert ended == Ended(0, "" if ">&-" in closed.split() else line, "")
+
+
+@pytest.mark.parametrize("closed", CLOSED)
+def test_mistakes_with_closed_streams(closed: str) -> None:
+    """A mistake is told as far as somebody listens, and the exit code is that of a mistake."""
+    for command in ("deploy keys node-a", "keys public", "no-such-command"):
+        ended = by_shell(f"dstack-vpn {command} </dev/null {closed}")
+        assert (ended.code, ended.out) == (2, "")
+        assert len(ended.err.splitlines()) == (0 if "2>&-" in closed else 1), ended.err
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "iso8859-2"])
+def test_a_terminal_that_cannot_show_everything(encoding: str) -> None:
+    """What its encoding lacks is shown by number."""
+    ended = by_shell("dstack-vpn --help", PYTHONIOENCODING=encoding)
+    assert (ended.code, ended.err) == (0, "")
+    assert r"--to 0x7099\u2026" in ended.out
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ A command is a thin function: it reads its arguments (`parse`), asks the chain o
 a traceback: exit code 2 for the user's, 1 for what a provider or the device did not do.
 """
 
+import io
 import os
 import sys
 
@@ -13,6 +14,7 @@ from dstack_vpn.errors import DstackVpnError
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns its exit code."""
+    _prepare_streams()
     # Late, so that the error tree above is all that a mere import of this package loads.
     from dstack_vpn.cli.app import run  # noqa: PLC0415
 
@@ -26,6 +28,20 @@ def main(arguments: list[str] | None = None) -> int:
         # Whoever read our output has gone; Python would complain once more when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+
+
+def _prepare_streams() -> None:
+    """Give every command streams that it can use, whatever its caller closed or cannot show."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        stream = getattr(sys, name)
+        if stream is None:  # closed, as by >&-
+            descriptor = os.open(os.devnull, os.O_RDWR)
+            # It has taken the place of the closed one; programs that we run need it as well.
+            os.set_inheritable(descriptor, descriptor <= 2)
+            setattr(sys, name, os.fdopen(descriptor, mode, encoding="utf-8"))
+        elif mode == "w" and isinstance(stream, io.TextIOWrapper):
+            # What the locale cannot show, such as a name on a token, is no reason to fail.
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _fail(code: int, *sentences: str) -> int:

@@ -5,8 +5,10 @@ find out first what is there already, so they may run as often as one likes.
 """
 
 import asyncio
+import stat
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -26,7 +28,7 @@ from dstack_vpn.cli.session import (
 from dstack_vpn.cli.show import put, put_json
 from dstack_vpn.cli.signer import load_account
 from dstack_vpn.config import Settings, load_settings
-from dstack_vpn.errors import ProviderError, SettingError, UserError
+from dstack_vpn.errors import HostError, ProviderError, SettingError, UserError
 from dstack_vpn.identity import load_identity
 from dstack_vpn.mesh.keys import PublicKey
 from dstack_vpn.mesh.membership import Membership, Node
@@ -38,6 +40,8 @@ PAUSE = 0.2
 """Seconds between two looks for a chain that is not there yet."""
 MAX_FEE = 1000.0
 """Gwei. The coins of a local chain are worth nothing."""
+PRIVATE = 0o700
+"""Mode of a state directory."""
 
 NodeDirs = Annotated[
     list[str],
@@ -98,7 +102,18 @@ def _with_key(text: str) -> _LocalNode:
     node_id = parse_node_id("NODE_ID=DIR", name)
     # By the rule of the agent's own first start, so that it finds what it would have made.
     settings = load_settings({"NODE_ID": node_id, "STATE_DIR": directory, "NETWORK": "hardhat"})
-    return _LocalNode(node_id=node_id, key=load_identity(settings).public)
+    key = load_identity(settings).public
+    _make_private(settings.state_dir)
+    return _LocalNode(node_id=node_id, key=key)
+
+
+def _make_private(directory: Path) -> None:
+    """Keep others out of a state directory: a volume that is mounted first here has mode 0755."""
+    try:
+        if stat.S_IMODE(directory.stat().st_mode) != PRIVATE:
+            directory.chmod(PRIVATE)
+    except OSError as error:
+        raise HostError(f"{directory} cannot be given mode 0700: {error.strerror}") from None
 
 
 async def _contract_exists(settings: Settings, patience: float) -> bool:
