@@ -11,9 +11,12 @@ from dstack_vpn.config import load_settings, read_env_file
 from dstack_vpn.deploy.envfile import COMPOSE_VARIABLES, WIDTH, render
 from dstack_vpn.deploy.preflight import (
     COMPOSE_DEFAULTS,
+    COMPOSE_RULES,
     FIXED,
     NODE_IDS,
     PORTS,
+    compose_variable_errors,
+    env_file_errors,
     port_errors,
     setting_errors,
     wants_local_chain,
@@ -80,6 +83,8 @@ def test_an_uncommented_line_changes_nothing(tmp_path: Path, name: str, value: s
     assert values == {name: value}
     assert setting_errors(values) == []
     assert port_errors(values, frozenset({"local-chain"})) == []
+    assert compose_variable_errors(values, frozenset({"local-chain"}), local=True) == []
+    assert env_file_errors(edited) == []
     assert wants_local_chain(values)
     alone = NEEDED | {"NETWORK": "hardhat"}
     if name not in COMPOSE_DEFAULTS:
@@ -125,6 +130,14 @@ def test_every_setting_reaches_the_nodes_or_is_fixed() -> None:
     everything = {v.name for v in VARIABLES} - {"NODE_ID"}
     assert everything - by_variable == set(FIXED)
     assert handed - everything == set()
+
+
+def test_every_variable_of_compose_is_judged() -> None:
+    """Each has a rule, but for those whose judge is elsewhere."""
+    elsewhere = {*NODE_IDS, *(p.variable for p in PORTS), "DOCKER_SOCKET", "BUILD_CA_FILE"}
+    # Of docker/node alone, which nothing but Compose reads.
+    elsewhere |= {"WIREGUARD_PORT", "HEALTH_PORT"}
+    assert {v.name for v in COMPOSE_VARIABLES} - elsewhere == set(COMPOSE_RULES)
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,15 @@ from hypothesis import strategies as st
 from deploy.fake_docker import FakeDocker
 from dstack_vpn.deploy.preflight import (
     COMPOSE_DEFAULTS,
+    COMPOSE_RULES,
     FIXED,
     NODE_IDS,
     PORTS,
     Port,
     compose_errors,
+    compose_variable_errors,
     engine_errors,
+    env_file_errors,
     port_errors,
     ports_in_use,
     setting_errors,
@@ -159,11 +162,25 @@ texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=
 
 
 @given(
-    st.sampled_from([*(v.name for v in VARIABLES), *NODE_IDS, *(p.variable for p in PORTS)]), texts
+    st.sampled_from(
+        [
+            *(v.name for v in VARIABLES),
+            *(p.variable for p in PORTS),
+            *NODE_IDS,
+            *COMPOSE_RULES,
+            "DOCKER_SOCKET",
+        ]
+    ),
+    texts,
 )
 def test_any_text_is_right_or_told(name: str, text: str) -> None:
     """Whatever stands in a variable: nothing, or sentences that are safe to print."""
-    for error in (*setting_errors({name: text}), *port_errors({name: text}, ALL)):
+    values = {name: text}
+    for error in (
+        *setting_errors(values),
+        *port_errors(values, ALL),
+        *compose_variable_errors(values, ALL, local=name == "DOCKER_SOCKET"),
+    ):
         assert str(error).isprintable()
         assert "; accepted: " in str(error)
         assert name in str(error)
@@ -191,6 +208,161 @@ def test_fixed_settings_are_settings() -> None:
     """Each has its reason, and is there."""
     assert set(FIXED) < {v.name for v in VARIABLES}
     assert all(FIXED.values())
+
+
+# .env
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "# A='$x # y",
+        "A=",
+        "A=b",
+        " export A = b c ",
+        "A='b'",
+        'A="b # c"',
+        "A='it\"s'",
+        'A="it\'s"',
+        r"A=a\b",
+        "A=b=c==",
+    ],
+)
+def test_lines_that_all_programs_read_alike(tmp_path: Path, line: str) -> None:
+    """Plain values, and quotes that go around the whole of one."""
+    path = tmp_path / ".env"
+    path.write_text(f"{line}\n")
+    assert env_file_errors(path) == []
+
+
+QUOTE = "a quote that does not go around the whole value"
+COMMENT = "a # without quotes, where Compose may end the value"
+
+
+@pytest.mark.parametrize(
+    ("value", "wrong"),
+    [
+        ("s3cr3t$", "a $, which Compose replaces"),
+        ("'s3cr3t${HOME}'", "a $, which Compose replaces"),
+        ("s3cr3t # mine", COMMENT),
+        ("s3cr3t\t# mine", COMMENT),
+        ("s3cr3t#1", COMMENT),
+        ("# s3cr3t", COMMENT),
+        ("'s3cr3t' # mine", QUOTE),
+        ("'s3cr3t", QUOTE),
+        ("s3cr3t'", QUOTE),
+        ('"', QUOTE),
+        ("'s3cr3t\"", QUOTE),
+        ("it's3cr3t", QUOTE),
+        ("'a' s3cr3t 'b'", QUOTE),
+        (r'"s3cr3t\n"', "a backslash between quotes"),
+        (r"'s3cr3t\\'", "a backslash between quotes"),
+    ],
+)
+def test_lines_that_programs_read_differently(tmp_path: Path, value: str, wrong: str) -> None:
+    """Each is told by file, line and variable, and never with its value."""
+    path = tmp_path / ".env"
+    path.write_text(f"A=b\n\nexport RPC_URL = {value}\n#\nB={value}\n")
+    errors = env_file_errors(path)
+    assert told(errors) == [
+        f".env has {wrong} on line 3, in RPC_URL",
+        f".env has {wrong} on line 5, in B",
+    ]
+    assert not any("s3cr3t" in str(error) for error in errors)
+
+
+def test_an_env_file_that_cannot_be_read(tmp_path: Path) -> None:
+    """It is called by its name, which is no option's."""
+    path = tmp_path / ".env"
+    assert env_file_errors(path) == []
+    path.write_text("A=b\nwhat is this\n")
+    assert told(env_file_errors(path)) == [f".env has no NAME=value on line 2 of {path}"]
+    path.write_bytes(b"\xff")
+    assert told(env_file_errors(path)) == [f".env cannot be read ({path}: not UTF-8 text)"]
+    path.unlink()
+    path.mkdir()
+    assert told(env_file_errors(path)) == [f".env cannot be read ({path}: Is a directory)"]
+
+
+# What only the Compose file reads
+
+
+DIGEST = "sha256:" + "0a" * 32
+IMAGES = {
+    "good": [
+        *("debian", "debian:bookworm-slim", f"debian@{DIGEST}", f"a/b:c@{DIGEST}", DIGEST),
+        *("localhost:5000/a/b-c_d.e:V1.0_x", "ghcr.io/a/b__c:1", "Registry.example/a"),
+    ],
+    "bad": [
+        *("-v", "a b", " a", "a ", "a:", ":a", "a/", "/a", "A", "a:b:c", "a$b", "a\n", "a@b"),
+        *("https://registry.example/a", "a..b", f"debian{DIGEST}@", "\u00e4", "a:-b"),
+    ],
+}
+TEXTS = {
+    "COMPOSE_PROJECT_NAME": {
+        "good": ["a", "0", "a-b_c", "dstack-vpn"],
+        "bad": ["-a", "_a", "A", "a.b", "a b", " ", "a\n", "\u00e4"],
+    },
+    "COMPOSE_PROFILES": {
+        "good": ["keeper", "local-chain,keeper", "a, b", "a,,b", ",", "a.b_C-1"],
+        "bad": ["a b", "a;b", "a\n", "$a", "\u00e4"],
+    },
+    "BASE_IMAGE": IMAGES,
+    "DSTACK_VPN_IMAGE": IMAGES,
+    "NGINX_IMAGE": IMAGES,
+    "CHAIN_IMAGE": IMAGES,
+    "HEALTH_BIND": {
+        "good": ["0.0.0.0", "127.0.0.1", "::", "::1", "fd00::1"],
+        "bad": ["localhost", "127.0.0", "127.0.0.1:80", "[::1]", "fe80::1%eth0", " ::1", "1", "*"],
+    },
+    "NODE_A_MESH_ADDRESS": {
+        "good": ["10.213.0.1", "[fd00::1]"],
+        "bad": ["10.213.0.1/16", "fd00::1", "[10.213.0.1]", "[]", "node-a", "[fe80::1%x]"],
+    },
+    "IPV6_SYSCTL": {
+        "good": ["net.ipv6.conf.all.disable_ipv6=0", "net.ipv4.conf.all.accept_source_route=0"],
+        "bad": ["net", "net.ipv6", "net.ipv6=", "kernel.x=1", "net.ipv6=a", "net..a=1"],
+    },
+}  # fmt: skip
+CASES = [(n, t, k == "good") for n, kinds in TEXTS.items() for k, ts in kinds.items() for t in ts]
+
+
+@pytest.mark.parametrize(("name", "text", "good"), CASES)
+def test_what_only_the_compose_file_reads(name: str, text: str, *, good: bool) -> None:
+    """What Compose or the engine would stumble over is told by its variable."""
+    errors = compose_variable_errors({name: text}, frozenset(), local=True)
+    assert told(errors) == ([] if good else [f"{name} is {text[:60]!a}"])
+
+
+def test_every_rule_is_tried() -> None:
+    """An empty text is no text, and all that is wrong is told at once."""
+    assert TEXTS.keys() == COMPOSE_RULES.keys()
+    assert compose_variable_errors(dict.fromkeys(TEXTS, ""), frozenset(), local=True) == []
+    all_wrong = compose_variable_errors(dict.fromkeys(TEXTS, " x"), frozenset(), local=True)
+    assert len(all_wrong) == len(TEXTS) - 1  # spaces between profiles are as good as none
+
+
+def test_the_socket_of_the_keeper(tmp_path: Path) -> None:
+    """It has to be one, where there is a keeper and the engine is this machine's."""
+    path = tmp_path / "s"
+    values = {"DOCKER_SOCKET": str(path)}
+    keeper = frozenset({"keeper"})
+    wrong = [f"DOCKER_SOCKET is {str(path)[:60]!a}, which is no socket"]
+    assert told(compose_variable_errors(values, keeper, local=True)) == wrong
+    assert compose_variable_errors(values, keeper, local=False) == []
+    assert compose_variable_errors(values, frozenset(), local=True) == []
+    path.touch()
+    assert told(compose_variable_errors(values, keeper, local=True)) == wrong
+    path.unlink()
+    with socket.socket(socket.AF_UNIX) as engine:
+        engine.bind(str(path))
+        assert compose_variable_errors(values, keeper, local=True) == []
+    for text in ("s", "/a:/b", f"unix://{path}"):
+        (error,) = compose_variable_errors({"DOCKER_SOCKET": text}, keeper, local=True)
+        assert "which a container cannot be given" in str(error)
+    (error,) = compose_variable_errors({"DOCKER_SOCKET": "/" + "a" * 300}, keeper, local=True)
+    assert "which cannot be looked at (File name too long)" in str(error)
 
 
 # Ports
@@ -263,6 +435,30 @@ def test_ports_in_use(port: Port, host: str) -> None:
         wrong = told(ports_in_use(free() | {port.variable: text}, ALL))
     kind = "UDP" if port.kind == socket.SOCK_DGRAM else "TCP"
     assert wrong == [f"{port.variable} is {text}, and that {kind} port is in use"]
+
+
+@pytest.mark.parametrize("port", PORTS, ids=lambda p: p.variable)
+def test_ports_in_use_at_another_address(port: Port) -> None:
+    """A port is tried where the Compose file publishes it, and taken elsewhere it is free."""
+    everywhere = port.kind == socket.SOCK_DGRAM
+    with taken(port, "127.0.0.2") as text:
+        values = free() | {port.variable: text}
+        assert bool(ports_in_use(values, ALL)) == everywhere
+        values["HEALTH_BIND"] = "127.0.0.2"
+        assert bool(ports_in_use(values, ALL)) == (everywhere or "HEALTH" in port.variable)
+        values["HEALTH_BIND"] = "0.0.0.0"
+        assert bool(ports_in_use(values, ALL)) == (everywhere or "HEALTH" in port.variable)
+
+
+def test_ports_in_use_with_ipv6() -> None:
+    """The health ports may be published on an IPv6 address; what is none is another's to tell."""
+    with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as taker:
+        taker.bind(("::1", 0))
+        taker.listen()
+        values = free() | {"NODE_A_HEALTH_PORT": str(taker.getsockname()[1])}
+        assert ports_in_use(values, ALL) == []
+        assert len(ports_in_use(values | {"HEALTH_BIND": "::1"}, ALL)) == 1
+        assert ports_in_use(values | {"HEALTH_BIND": "\0"}, ALL) == []
 
 
 def test_ports_that_are_free() -> None:

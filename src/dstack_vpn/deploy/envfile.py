@@ -8,7 +8,15 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from dstack_vpn.deploy.preflight import COMPOSE_DEFAULTS, FIXED, NODE_IDS, PORTS
+from dstack_vpn.deploy.preflight import (
+    COMPOSE_DEFAULTS,
+    COMPOSE_RULES,
+    DEFAULT_SOCKET,
+    FIXED,
+    NODE_IDS,
+    PORTS,
+    SOCKET_VARIABLE,
+)
 from dstack_vpn.variables import VARIABLES, Variable
 
 WIDTH = 98
@@ -83,9 +91,7 @@ COMPOSE_VARIABLES: tuple[ComposeVariable, ...] = (
         " net.ipv4.conf.all.accept_source_route=0, which is so anyway.",
         "net.ipv6.conf.all.disable_ipv6=0",
     ),
-    ComposeVariable(
-        "DOCKER_SOCKET", "The engine's socket, for the keeper.", "/var/run/docker.sock"
-    ),
+    ComposeVariable(SOCKET_VARIABLE, "The engine's socket, for the keeper.", DEFAULT_SOCKET),
 )
 
 
@@ -129,8 +135,11 @@ def _comment(first: str, sentences: Sequence[str]) -> str:
 
 
 def _compose(variable: ComposeVariable) -> str:
-    default = f"Default: {variable.note or variable.default}."
-    return _comment("# ", [variable.meaning, default]) + f"#{variable.name}={variable.default}\n"
+    sentences = [variable.meaning]
+    if variable.name in COMPOSE_RULES:
+        sentences.append(f"Accepted: {COMPOSE_RULES[variable.name][1]}.")
+    sentences.append(f"Default: {variable.note or variable.default}.")
+    return _comment("# ", sentences) + f"#{variable.name}={variable.default}\n"
 
 
 def _setting(variable: Variable, in_compose: str | None) -> str:
