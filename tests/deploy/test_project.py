@@ -99,7 +99,7 @@ def test_everything_that_is_missing_is_told_at_once(docker: FakeDocker, tmp_path
         open_project(tmp_path)
     assert sentences(caught) == [
         f"--directory has no docker-compose.yml ({tmp_path})",
-        f"--env-file has no NAME=value on line 1 of {tmp_path}/.env",
+        f".env has no NAME=value on line 1 of {tmp_path}/.env",
         "docker is not installed",
         "Compose is not installed",
     ]
@@ -393,6 +393,29 @@ def test_a_keeper_that_is_not_wanted_goes(docker: FakeDocker, project: Project) 
     docker.has(inspected("node-a"))
     steps.up(without)
     assert docker.called(*PLUGIN, "rm") == []
+
+
+@pytest.mark.parametrize(
+    ("directory", "given", "told"),
+    [
+        ("My Checkout", "", None),
+        ("\u90e8\u7f72", "", "is missing, and the directory's name makes none"),
+        ("\u90e8\u7f72", "vpn", None),
+        ("vpn", "My Project", "is 'My Project'"),
+    ],
+)
+def test_a_project_has_a_name(
+    docker: FakeDocker, checkout: Path, directory: str, given: str, told: str | None
+) -> None:
+    """Without one its containers could not be found; Compose makes it of the directory's name."""
+    place = checkout.rename(checkout.with_name(directory))
+    (place / ".env").write_text(f"COMPOSE_PROJECT_NAME={given}\n")
+    docker.answer("docker", "context", "inspect", out="tcp://192.0.2.1:2376\n")
+    if told is None:
+        assert open_project(place).engine.project == (given or "mycheckout")
+        return
+    with pytest.raises(SettingsError, match=f"COMPOSE_PROJECT_NAME {told}; accepted: a-z"):
+        open_project(place)
 
 
 @pytest.fixture

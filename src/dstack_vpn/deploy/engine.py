@@ -98,6 +98,10 @@ def parse_version(text: str) -> tuple[int, ...]:
     return tuple(numbers)
 
 
+PROJECT_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
+"""What Compose takes for the name of a project."""
+
+
 def project_name(given: str, directory: Path) -> str:
     """The name of a project, as Compose makes it where none is given: that of the directory."""
     return given or re.sub(r"[^-_a-z0-9]", "", directory.resolve().name.lower()).lstrip("-_")

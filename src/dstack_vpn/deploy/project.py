@@ -16,7 +16,14 @@ from pathlib import Path
 from dstack_vpn.config import read_env_file
 from dstack_vpn.deploy import preflight
 from dstack_vpn.deploy.containers import EXITED, Container
-from dstack_vpn.deploy.engine import DeployError, Engine, find_compose, project_name, run
+from dstack_vpn.deploy.engine import (
+    PROJECT_NAME,
+    DeployError,
+    Engine,
+    find_compose,
+    project_name,
+    run,
+)
 from dstack_vpn.deploy.loglines import parse_lines, show
 from dstack_vpn.deploy.report import (
     Checked,
@@ -127,11 +134,15 @@ def open_project(
     if not (directory / COMPOSE_FILE).is_file():
         problem, accepted = f"has no {COMPOSE_FILE} ({directory})", "a checkout of dstack-vpn"
         wrong.append(SettingError("--directory", problem, accepted))
-    if (directory / ENV_FILE).exists():
-        try:
-            values = read_env_file(directory / ENV_FILE) | values
-        except UserError as error:
-            wrong.append(error)
+    env_file = directory / ENV_FILE
+    unclear = preflight.env_file_errors(env_file)
+    if env_file.exists() and not unclear:
+        values = read_env_file(env_file) | values
+    name = project_name(values.get("COMPOSE_PROJECT_NAME", ""), directory)
+    if not PROJECT_NAME.fullmatch(name):
+        problem = f"is {name[:60]!a}" if name else "is missing, and the directory's name makes none"
+        wrong.append(SettingError("COMPOSE_PROJECT_NAME", problem, "a-z, 0-9, hyphen, underscore"))
+    wrong += unclear
     wrong += preflight.engine_errors()
     found = find_compose()
     wrong += preflight.compose_errors(found and found[1])
@@ -151,7 +162,7 @@ def open_project(
     engine = Engine(
         directory,
         found[0],
-        project=project_name(values.get("COMPOSE_PROJECT_NAME", "").strip(), directory),
+        project=name,
         profiles=sorted({*on, KEEPER}),
         variables=variables,
     )
@@ -159,7 +170,7 @@ def open_project(
         keeper = any(c.service == KEEPER for c in engine.containers())
     project = Project(
         directory=directory,
-        values=values,
+        values=values | variables,
         profiles=frozenset({*on, KEEPER}),
         engine=engine,
         local_engine=local,
@@ -179,6 +190,9 @@ def check(project: Project) -> None:
         ports = preflight.ports_in_use(project.values, project.profiles)
     wrong = [
         *preflight.setting_errors(project.values),
+        *preflight.compose_variable_errors(
+            project.values, project.profiles, local=project.local_engine
+        ),
         *ports,
         *(preflight.tun_errors() if project.local_engine else ()),
     ]
