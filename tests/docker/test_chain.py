@@ -153,10 +153,12 @@ async def test_it_survives_kills(lab: Lab) -> None:
     hashes: dict[int, str] = {}
     chain = await LocalChain.start(lab)
     for _ in range(3):
-        enough = len(hashes) + chance.randrange(40, 200)
+        enough, before = len(hashes) + chance.randrange(40, 200), chain.saved()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(make_blocks(chain, hashes))
             await until(partial(_has, hashes, enough), "there are more blocks")
+            # On a quick machine all of them are made before the first look for a new one.
+            await until(lambda: chain.saved() > before, "it is saved")  # noqa: B023
             saved = chain.saved()
             await chain.host.kill()
         # What a kill in the middle of saving leaves behind.
