@@ -22,6 +22,8 @@ from typing import Any
 PORT = 8545
 INTERVAL = 1.0
 """Seconds between two looks for a new block."""
+TRIES = 20
+"""How often in one look the state is read, until no block was made meanwhile."""
 PATIENCE = 30.0
 """Seconds for an answer; a state may be large."""
 CHECK_PATIENCE = 3.0
@@ -52,18 +54,28 @@ def head(patience: float = PATIENCE) -> str:
 
 def save(saved: str) -> str:
     """Write the state down if there is a newer block than the one given; the newest block."""
-    newest = head()
-    if newest != saved:
+    for _ in range(TRIES):
+        newest = head()
+        if newest == saved:
+            return saved
         # With historical states: nodes ask for what was at a block.
         state = json.loads(gzip.decompress(bytes.fromhex(rpc("anvil_dumpState", True)[2:])))
         state["blocks"] = of_one_beginning(state["blocks"])
-        draft = STATE.with_suffix(".new")
-        with draft.open("w", encoding="utf-8") as file:
-            json.dump(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(STATE)
-    return newest
+        # A block that is made meanwhile may be in the balances and not among the blocks.
+        if head() == newest:
+            write(state)
+            return newest
+    raise RuntimeError("blocks are made faster than the state can be read")
+
+
+def write(state: dict[str, Any]) -> None:
+    """Put a state in the place of the one on disk, as a whole."""
+    draft = STATE.with_suffix(".new")
+    with draft.open("w", encoding="utf-8") as file:
+        json.dump(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(STATE)
 
 
 def of_one_beginning(blocks: list[dict[str, Any]]) -> list[dict[str, Any]]:
