@@ -149,7 +149,11 @@ def _admit(
         signature = "mintNodeAccess(address,string,string,string)"
         _write(signing, signature, account.address, node.node_id, node.key.text, "")
     elif token is not None and done == "has a new key":
-        _write(signing, "setPublicKey(uint256,string)", token.token_id, node.key.text)
+        try:
+            _write(signing, "setPublicKey(uint256,string)", token.token_id, node.key.text)
+        except UserError as refused:
+            # Such as a key of one's own, which came as a secret after this one was spent.
+            done = f"keeps the key that its token has ({refused})"
     return {"nodeId": node.node_id, "publicKey": node.key.text, "done": done}
 
 
