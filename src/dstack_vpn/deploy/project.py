@@ -24,6 +24,7 @@ from dstack_vpn.deploy.engine import (
     project_name,
     run,
 )
+from dstack_vpn.deploy.keep import decide
 from dstack_vpn.deploy.loglines import parse_lines, show
 from dstack_vpn.deploy.report import (
     Checked,
@@ -322,6 +323,15 @@ def up(project: Project, *services: str, recreate: bool | None = None) -> None:
     if services:
         words.append("--no-deps")
     project.engine.show("compose", *words, *services)
+    if not services:
+        _bring_home(project)
+
+
+def _bring_home(project: Project) -> None:
+    """Start anew whoever is left in a network that was made anew: Compose 1.29 does not."""
+    for start in decide(project.engine.containers(), {}, now=0.0):
+        if start.container.running:
+            project.engine.docker("restart", start.container.id, patience=None)
 
 
 def _drop_unwanted(project: Project) -> None:
