@@ -379,6 +379,17 @@ def test_what_a_profile_that_is_off_left_goes(docker: FakeDocker, project: Proje
     assert docker.called(*PLUGIN, "rm") == [("--stop", "--force", "chain", "init", "keeper")]
 
 
+def test_whoever_is_left_in_an_old_network_is_started_anew(
+    docker: FakeDocker, project: Project
+) -> None:
+    """A holder that was made anew leaves its joiners alone in the old network."""
+    net = inspected("node-a-net", state={"StartedAt": "2023-11-14T21:13:25Z"})
+    joiner = inspected("node-a", host={"NetworkMode": "container:node-a-net-id"})
+    docker.has(net, joiner, inspected("chain"))
+    steps.up(project)
+    assert docker.called("docker", "restart") == [("node-a-id",)]
+
+
 def test_a_keeper_that_is_not_wanted_goes(docker: FakeDocker, project: Project) -> None:
     """Single services do not care."""
     docker.has(inspected("keeper"), inspected("node-a"))
