@@ -31,6 +31,8 @@ class Network:
     """Default blocks on top of an admission."""
     public: bool
     """Whether strangers run the providers, so that a single one must be chosen knowingly."""
+    block_time: float | None = None
+    """Seconds between two blocks; None where blocks come only when somebody writes."""
     rpc_url: str = ""
     contract: str = ""
 
@@ -46,9 +48,21 @@ NETWORKS = {
         # The first contract that the first development account deploys.
         contract="0x5FbDB2315678afecb367f032d93F642f64180aa3",
     ),
-    "base": Network(name="base", chain_id=8453, poll_interval=2.0, confirmations=5, public=True),
+    "base": Network(
+        name="base",
+        chain_id=8453,
+        poll_interval=2.0,
+        confirmations=5,
+        public=True,
+        block_time=2.0,
+    ),
     "baseSepolia": Network(
-        name="baseSepolia", chain_id=84532, poll_interval=2.0, confirmations=5, public=True
+        name="baseSepolia",
+        chain_id=84532,
+        poll_interval=2.0,
+        confirmations=5,
+        public=True,
+        block_time=2.0,
     ),
 }
 

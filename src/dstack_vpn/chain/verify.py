@@ -26,6 +26,8 @@ class Step:
     checkpoint: Checkpoint
     """As folded: the contract's state at the end of the block."""
     changes: Changes
+    events: int = 0
+    """Logs of the block that it was folded from."""
 
 
 def may_have_changes(header: Header, contract: Address) -> bool:
@@ -112,7 +114,7 @@ def fold(
         history = change.history_after(history, block.number)
     # The contract counts in the same way, so a count below zero can only be a forgery.
     stated = Checkpoint(revision=revision, history=history, member_count=max(count, 0))
-    return Step(block=block, checkpoint=stated, changes=after)
+    return Step(block=block, checkpoint=stated, changes=after, events=len(changes))
 
 
 def _keep_since(old: Node | None, new: Node | None) -> Node | None:

@@ -6,6 +6,7 @@ until `access` and `endpoint` have passed them.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from types import MappingProxyType
 from typing import NewType
 
@@ -81,6 +82,34 @@ class Checkpoint:
     """Active nodes, expiry ignored."""
 
 
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A block that is named without being held: enough to know it again."""
+
+    number: int
+    hash: BlockHash
+
+
+class Tag(StrEnum):
+    """How deep a block must be, as the chain itself tells it, in place of a number of blocks."""
+
+    SAFE = "safe"
+    FINALIZED = "finalized"
+
+
+Confirmations = int | Tag
+"""Blocks on top of an admission, or the tag that its block must have."""
+
+
+class ContractKind(StrEnum):
+    """What a membership contract offers to a follower; pinned at the first contact."""
+
+    CHECKPOINT = "checkpoint"
+    """Ours: one event for every change, `checkpoint()`, pages."""
+    PUBLISHED = "published"
+    """Only the interface that was published: read by logs and by the state of each token."""
+
+
 Nodes = Mapping[int, Node]
 """Token id to node; burned tokens are absent."""
 
@@ -103,3 +132,24 @@ class Membership:
     """The contract's own summary at `block`, at which the fold arrived."""
     nodes: Nodes
     """Tokens at `block`, burned ones absent."""
+    kind: ContractKind = ContractKind.CHECKPOINT
+    finalized: Mark | None = None
+    """Newest block that enough providers called finalized; nothing goes back below it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Suspect:
+    """What one provider, and not yet enough of them, says about a member."""
+
+    node: Node | None
+    """The token as that provider has it, None when it was burned."""
+    block: int
+    """Number of the block at which it has it so."""
+    providers: tuple[str, ...]
+    """Who says so: names, sorted."""
+
+
+Suspects = Mapping[int, Suspect]
+"""Token id to what a single provider says of it."""
+
+NO_SUSPECTS: Suspects = MappingProxyType({})

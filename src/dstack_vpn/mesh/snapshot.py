@@ -6,12 +6,13 @@ change nothing. The reconciler replaces the snapshot; it never alters one.
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import StrEnum
 
 from dstack_vpn.mesh.access import Decision
 from dstack_vpn.mesh.device import SeenDevice, WantedPeer
 from dstack_vpn.mesh.keys import PublicKey
-from dstack_vpn.mesh.membership import Membership
+from dstack_vpn.mesh.membership import BlockHash, Membership, Suspects
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +30,49 @@ class ProviderStatus:
     """Requests sent so far, by JSON-RPC method."""
     failures: int
     """Requests without a usable answer so far."""
+    voter: str = ""
+    """Whose vote it is part of: its host, or the operator declared for that."""
+    head_hash: BlockHash | None = None
+    agrees: bool = False
+    """Its chain has the agreed block, with the same members in it."""
+    seen_at: float | None = None
+    """Monotonic seconds of its last usable answer about the head."""
+    refused: Mapping[str, int] = field(default_factory=dict)
+    """Answers that a check refuted, by check."""
+    quarantined_until: float | None = None
+    """Monotonic seconds until which removals on its word alone are ignored."""
+
+
+class AlarmCode(StrEnum):
+    """What about the chain needs a person; stable words for scripts."""
+
+    SUSPENDED = "suspended-by-one-source"
+    """Members are out on the word of one provider; the others have not confirmed it yet."""
+    QUARANTINED = "source-quarantined"
+    """A provider told of a removal that enough others refuted; its word alone removes nobody."""
+    DISAGREEMENT = "providers-disagree"
+    """Providers have had different blocks, or different members, for longer than a moment."""
+    PROVIDER_REFUSED = "provider-refused"
+    """A provider is of another chain, or shows other code; nothing that it says is used."""
+    FINALITY = "finality-violated"
+    """A block that was final is gone; nobody is admitted until a person decides."""
+    MEMBERS_DIFFERED = "members-differed"
+    """A full compare found what following had not told; it was put right."""
+    LOGS_DIFFERED = "logs-differed"
+    """Final blocks, read a second time, had other logs than the first time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alarm:
+    """One thing about the chain that needs a person."""
+
+    code: AlarmCode
+    text: str
+    """One sentence; names providers by host and number."""
+    provider: str = ""
+    """Who caused it, where it is one."""
+    since: float
+    """Monotonic seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,18 +80,35 @@ class ChainView:
     """What the follower knows at this moment."""
 
     membership: Membership | None
-    """Newest membership; None before the first."""
+    """Newest membership on which enough providers agree; None before the first."""
     verified: bool
     """False while the membership only comes from the disk and no provider has confirmed it."""
     agreed_at: float | None
-    """Monotonic seconds at which the providers last agreed on a head; None for never."""
+    """Monotonic seconds at which enough providers last confirmed a head; None for never."""
     providers: tuple[ProviderStatus, ...]
     last_error: str | None
-    """Why the last poll brought nothing, or None when it went well."""
+    """Why the last look brought nothing, or None when it went well."""
     reorgs: int
     """Reorganisations undone so far."""
     resyncs: int
     """Full snapshots read so far, the first one included."""
+    confirmed: int | None = None
+    """Admissions count whose `Node.since_block` is at most this; it stands still while nobody may
+    be admitted. None: no admission counts."""
+    suspects: Suspects = field(default_factory=dict)
+    """By token id: tokens that a single provider has otherwise than `membership`, at a block that
+    descends from the member's admission."""
+    alarms: tuple[Alarm, ...] = ()
+    advanced_at: float | None = None
+    """Monotonic seconds at which the agreed head last became another one; None for never."""
+    needed: int = 1
+    """Votes that must agree."""
+    voters: int = 1
+    """Votes that there are."""
+    deepest_reorg: int = 0
+    """Blocks of the deepest reorganisation undone so far."""
+    compares: int = 0
+    """Full compares of the members with the contract so far."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
