@@ -1,5 +1,6 @@
 """Headers are believed only when their hash fits."""
 
+import random
 from typing import Any
 
 import pytest
@@ -10,7 +11,16 @@ from hypothesis import strategies as st
 
 from chain.samples import hex_of
 from dstack_vpn.chain import header as module
-from dstack_vpn.chain.header import in_bloom, parse_bytes, parse_header, parse_quantity, rlp_list
+from dstack_vpn.chain.header import (
+    bloom_chance,
+    in_bloom,
+    parse_bytes,
+    parse_header,
+    parse_quantity,
+    rlp_bytes,
+    rlp_list,
+    rlp_wrap,
+)
 from dstack_vpn.errors import BadAnswerError
 
 EMPTY_ROOT = "0x56e81f171bcc55a6ff8345e692c0f86e5b48e01b996cadc001622fb5e363b421"
@@ -79,6 +89,13 @@ def test_a_header_of_today_fits_its_hash() -> None:
     assert (found.block.number, found.block.timestamp) == (0x7B, 0x65000000)
 
 
+def test_a_header_gives_what_its_logs_and_receipts_must_fit() -> None:
+    """Bloom and receipts root are those that the hash covers."""
+    found = parse_header(modern(logsBloom="0x" + "a5" * 256, receiptsRoot="0x" + "5a" * 32))
+    assert found.bloom == b"\xa5" * 256
+    assert found.receipts_root == b"\x5a" * 32
+
+
 HASHED = [name for name, _ in module._FIELDS + module._LATER_FIELDS]
 
 
@@ -145,6 +162,22 @@ def test_rlp_is_that_of_the_library(items: list[bytes]) -> None:
     assert rlp_list(items) == rlp.encode(items)
 
 
+NESTED = st.recursive(
+    st.binary(max_size=60), lambda inner: st.lists(inner, max_size=6), max_leaves=30
+)
+
+
+@given(NESTED)
+@settings(deadline=None)
+def test_rlp_of_lists_in_lists_is_that_of_the_library(value: Any) -> None:
+    """Built from within, a nested list equals the reference."""
+
+    def encoded(item: Any) -> bytes:
+        return rlp_bytes(item) if isinstance(item, bytes) else rlp_wrap(map(encoded, item))
+
+    assert encoded(value) == rlp.encode(value)
+
+
 @pytest.mark.parametrize("text", ["", "0x", "1", "0xg", " 0x1", "0x1 ", "0x" + "f" * 65, "-0x1"])
 def test_what_is_no_quantity_is_refused(text: str) -> None:
     """Only 0x and hex digits of at most 256 bits."""
@@ -159,8 +192,7 @@ def test_what_is_no_data_is_refused(text: object) -> None:
         parse_bytes(text)
 
 
-@given(st.lists(st.binary(min_size=20, max_size=32), min_size=1, max_size=6))
-def test_a_bloom_holds_what_was_put_in(items: list[bytes]) -> None:
+def bloom_of(items: list[bytes]) -> bytes:
     """Built by the definition of the Yellow Paper, bit by bit."""
     bloom = bytearray(256)
     for item in items:
@@ -168,5 +200,36 @@ def test_a_bloom_holds_what_was_put_in(items: list[bytes]) -> None:
         for pair in (digest[0:2], digest[2:4], digest[4:6]):
             bit = int.from_bytes(pair, "big") % 2048
             bloom[255 - bit // 8] |= 1 << (bit % 8)
-    assert in_bloom(bytes(bloom), *items)
-    assert not in_bloom(bytes(256), *items)
+    return bytes(bloom)
+
+
+@given(st.lists(st.binary(min_size=20, max_size=32), min_size=1, max_size=6))
+def test_a_bloom_holds_what_was_put_in(items: list[bytes]) -> None:
+    """What a log has is never excluded."""
+    assert in_bloom(bloom_of(items), *items)
+
+
+@pytest.mark.parametrize(
+    ("bloom", "items", "chance"),
+    [
+        (bytes(256), 1, 0.0),
+        (b"\xff" * 256, 2, 1.0),
+        (b"\x0f" * 256, 1, 1 / 8),
+        (b"\x0f" * 256, 2, 1 / 64),
+        (b"\x01" * 256, 1, 1 / 512),
+        (bytes(256), 0, 1.0),
+    ],
+)
+def test_the_chance_of_a_bloom_is_its_share_of_bits(
+    bloom: bytes, items: int, chance: float
+) -> None:
+    """A full bloom excludes nothing, an empty one all; half of the bits pass one item in eight."""
+    assert bloom_chance(bloom, items) == chance
+
+
+def test_the_chance_of_a_bloom_is_what_happens() -> None:
+    """As many strangers pass a crowded bloom as the chance says."""
+    source = random.Random(1)
+    bloom = bloom_of([source.randbytes(32) for _ in range(900)])
+    passed = sum(in_bloom(bloom, source.randbytes(20)) for _ in range(5000))
+    assert passed / 5000 == pytest.approx(bloom_chance(bloom, 1), abs=0.03)

@@ -7,7 +7,7 @@ makes the hash differ here: such a header is refused, and the message names the 
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,6 +56,8 @@ class Header:
     block: Block
     bloom: bytes
     """256 bytes: which addresses and topics the block's logs may have."""
+    receipts_root: bytes = bytes(32)
+    """32 bytes: what the block's receipts hash to; all zeroes, as by default, fit no receipts."""
 
 
 def parse_header(value: object, *, number: int | None = None) -> Header:
@@ -89,14 +91,13 @@ def parse_header(value: object, *, number: int | None = None) -> Header:
     )
     if number is not None and block.number != number:
         raise BadAnswerError("header-number", f"block {block.number} for block {number}")
-    return Header(block, fields[6])
+    return Header(block, bloom=fields[6], receipts_root=fields[5])
 
 
 def _field(value: Mapping[Any, Any], name: str, length: int | None) -> bytes:
     try:
         if length is None:
-            number = parse_quantity(value.get(name))
-            return number.to_bytes((number.bit_length() + 7) // 8, "big")
+            return number_bytes(parse_quantity(value.get(name)))
         return parse_bytes(value.get(name), None if length < 0 else length)
     except BadAnswerError:
         raise BadAnswerError("header", f"a header without a usable {name}") from None
@@ -143,13 +144,24 @@ def parse_bytes(value: object, length: int | None = None) -> bytes:
     return data
 
 
-def rlp_list(items: list[bytes]) -> bytes:
+def number_bytes(number: int) -> bytes:
+    """A number as RLP takes it: big-endian without leading zeroes, so zero is empty."""
+    return number.to_bytes((number.bit_length() + 7) // 8, "big")
+
+
+def rlp_list(items: Iterable[bytes]) -> bytes:
     """Encode a flat list of byte strings (RLP, Ethereum Yellow Paper, appendix B)."""
-    payload = b"".join(map(_rlp_bytes, items))
+    return rlp_wrap(map(rlp_bytes, items))
+
+
+def rlp_wrap(encoded: Iterable[bytes]) -> bytes:
+    """Encode a list of items that are encoded already: lists in lists are built from within."""
+    payload = b"".join(encoded)
     return _rlp_prefix(len(payload), 0xC0) + payload
 
 
-def _rlp_bytes(item: bytes) -> bytes:
+def rlp_bytes(item: bytes) -> bytes:
+    """Encode a byte string."""
     if len(item) == 1 and item[0] < 0x80:
         return item
     return _rlp_prefix(len(item), 0x80) + item
@@ -158,7 +170,7 @@ def _rlp_bytes(item: bytes) -> bytes:
 def _rlp_prefix(length: int, offset: int) -> bytes:
     if length < 56:
         return bytes([offset + length])
-    size = length.to_bytes((length.bit_length() + 7) // 8, "big")
+    size = number_bytes(length)
     return bytes([offset + 55 + len(size)]) + size
 
 
@@ -174,3 +186,13 @@ def in_bloom(bloom: bytes, *items: bytes) -> bool:
             if not bits >> (int.from_bytes(digest[i : i + 2], "big") & 2047) & 1:
                 return False
     return True
+
+
+def bloom_chance(bloom: bytes, items: int) -> float:
+    """How likely so many addresses and topics that are not in a logs bloom all seem to be.
+
+    Each sets three of the 2048 bits, so it is the share of bits that are set, three times over for
+    each of them.
+    """
+    share = int.from_bytes(bloom, "big").bit_count() / 2048
+    return float(share ** (3 * items))
