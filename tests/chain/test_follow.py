@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from chain.local import assert_same, at, following, local_chain, new_key, seen_by
-from chain.proxy import Call, Proxy, Reply
 from chain.samples import hex_of
 from dstack_vpn.chain import follow, journal, pages
 from dstack_vpn.chain.contract import call_get_nodes
@@ -15,6 +14,7 @@ from dstack_vpn.errors import BadAnswerError, ChainError, WrongChainError
 from dstack_vpn.mesh.membership import Address, Membership
 from dstack_vpn.variables import NETWORKS
 from lab.nft import AccessNFT
+from lab.rpcproxy import Call, Proxy, Reply
 from lab.waiting import until
 
 

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from chain.local import assert_same, at, following, new_key, seen_by
-from chain.proxy import Alter, Call, Proxy, Reply
 from chain.samples import hex_of, word
 from dstack_vpn.chain import contract as abi
 from dstack_vpn.chain.follow import Follower
 from dstack_vpn.mesh.membership import Membership
 from lab.nft import AccessNFT
+from lab.rpcproxy import Alter, Call, Proxy, Reply
 from lab.waiting import until
 
 

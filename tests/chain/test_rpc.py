@@ -13,7 +13,6 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
 from chain.local import assert_same, following, new_key, ws
-from chain.proxy import ok, serve_http, serve_raw
 from dstack_vpn.chain import calls, rpc_http, rpc_socket
 from dstack_vpn.chain.jsonrpc import RATE_LIMITS
 from dstack_vpn.chain.providers import open_providers
@@ -21,6 +20,7 @@ from dstack_vpn.chain.rpc import Provider
 from dstack_vpn.errors import BadAnswerError, ChainError, ProviderError, SettingError
 from dstack_vpn.mesh.membership import Address
 from lab.nft import AccessNFT
+from lab.rpcproxy import ok, serve_http, serve_raw
 from lab.waiting import until
 
 KEY = "S3cretKey0123456789"
