@@ -37,22 +37,23 @@ ZERO_NODE = b"".join(map(_word, (0, 0, _HEAD, 0, _HEAD + _WORD, 0, 0, 0, 0, 0, 0
 """The encoding of a burned token: all zeroes but the offsets of its two empty strings."""
 
 
-def _call(signature: str, *arguments: int) -> bytes:
+def encode_call(signature: str, *arguments: int) -> bytes:
+    """Calldata of a function whose arguments are all numbers."""
     return keccak256(signature.encode())[:4] + b"".join(map(_word, arguments))
 
 
-CALL_CHECKPOINT = _call("checkpoint()")
-CALL_NEXT_TOKEN_ID = _call("nextTokenId()")
+CALL_CHECKPOINT = encode_call("checkpoint()")
+CALL_NEXT_TOKEN_ID = encode_call("nextTokenId()")
 
 
 def call_get_nodes(first: int, limit: int) -> bytes:
     """Calldata that reads the nodes of token ids ``first`` to ``first + limit - 1``."""
-    return _call("getNodes(uint256,uint256)", first, limit)
+    return encode_call("getNodes(uint256,uint256)", first, limit)
 
 
 def call_hash_nodes(first: int, limit: int) -> bytes:
     """Calldata that asks for keccak-256 of what `call_get_nodes` would return."""
-    return _call("hashNodes(uint256,uint256)", first, limit)
+    return encode_call("hashNodes(uint256,uint256)", first, limit)
 
 
 def seed(chain_id: int, contract: Address) -> Checkpoint:
@@ -67,9 +68,9 @@ def decode_checkpoint(data: bytes) -> Checkpoint:
     Raises:
         BadAnswerError: not three words in range.
     """
-    _exactly(data, 3 * _WORD)
+    expect_length(data, 3 * _WORD)
     return Checkpoint(
-        revision=_uint(data, 0, 64), history=data[32:64], member_count=_uint(data, 64, 64)
+        revision=take_uint(data, 0, 64), history=data[32:64], member_count=take_uint(data, 64, 64)
     )
 
 
@@ -79,8 +80,8 @@ def decode_uint(data: bytes) -> int:
     Raises:
         BadAnswerError: not one word.
     """
-    _exactly(data, _WORD)
-    return _uint(data, 0)
+    expect_length(data, _WORD)
+    return take_uint(data, 0)
 
 
 def decode_hash(data: bytes) -> bytes:
@@ -89,7 +90,7 @@ def decode_hash(data: bytes) -> bytes:
     Raises:
         BadAnswerError: not one word.
     """
-    _exactly(data, _WORD)
+    expect_length(data, _WORD)
     return data
 
 
@@ -104,8 +105,8 @@ def decode_page(data: bytes, *, first: int, since_block: int) -> list[Node | Non
     Raises:
         BadAnswerError: not that encoding, or a node in another's place.
     """
-    _expect(data, 0, _WORD, "offset of the list")
-    count = _uint(data, _WORD)
+    expect_word(data, 0, _WORD, "offset of the list")
+    count = take_uint(data, _WORD)
     table = 2 * _WORD
     at = table + count * _WORD
     # Every entry takes more bytes than its offset: a lie about the count ends here.
@@ -113,12 +114,12 @@ def decode_page(data: bytes, *, first: int, since_block: int) -> list[Node | Non
         raise _bad(f"a list of {count} nodes in {len(data)} bytes")
     nodes: list[Node | None] = []
     for i in range(count):
-        _expect(data, table + i * _WORD, at - table, "offset of a node")
+        expect_word(data, table + i * _WORD, at - table, "offset of a node")
         node, at = _node(data, at, since_block)
         if node is not None and node.token_id != first + i:
             raise _bad(f"token {node.token_id} in the place of token {first + i}")
         nodes.append(node)
-    _exactly(data, at)
+    expect_length(data, at)
     return nodes
 
 
@@ -193,10 +194,10 @@ def decode_node_changed(topics: list[bytes], data: bytes, *, block_number: int) 
     """
     if len(topics) != 3 or topics[0] != NODE_CHANGED or any(len(t) != _WORD for t in topics):
         raise _bad("a log with the topics of another event")
-    revision, token_id = _uint(topics[1], 0, 64), _uint(topics[2], 0)
-    _expect(data, 0, _WORD, "offset of the node")
+    revision, token_id = take_uint(topics[1], 0, 64), take_uint(topics[2], 0)
+    expect_word(data, 0, _WORD, "offset of the node")
     node, end = _node(data, _WORD, block_number)
-    _exactly(data, end)
+    expect_length(data, end)
     if node is not None and node.token_id != token_id:
         raise _bad(f"a change of token {token_id} that carries token {node.token_id}")
     return NodeChanged(revision=revision, token_id=token_id, node=node, body=data[_WORD:])
@@ -206,32 +207,36 @@ def _node(data: bytes, at: int, since_block: int) -> tuple[Node | None, int]:
     """Decode the node at an offset; returns it (None when burned) and where it ends."""
     if data[at : at + len(ZERO_NODE)] == ZERO_NODE:
         return None, at + len(ZERO_NODE)
-    token_id = _uint(data, at)
+    token_id = take_uint(data, at)
     if token_id == 0:
         raise _bad("a node without a token id")
-    _expect(data, at + 64, _HEAD, "offset of the node id")
-    node_id, end = _text(data, at + _HEAD)
-    _expect(data, at + 128, end - at, "offset of the endpoint")
-    endpoint, end = _text(data, end)
+    expect_word(data, at + 64, _HEAD, "offset of the node id")
+    node_id, end = take_text(data, at + _HEAD)
+    expect_word(data, at + 128, end - at, "offset of the endpoint")
+    endpoint, end = take_text(data, end)
     node = Node(
         token_id=token_id,
-        holder=Address(f"0x{_uint(data, at + 32, 160):040x}"),
+        holder=Address(f"0x{take_uint(data, at + 32, 160):040x}"),
         node_id=node_id,
         key=data[at + 96 : at + 128],
         endpoint=endpoint,
         role=data[at + 160 : at + 192],
-        created_at=_uint(data, at + 192, 64),
-        expires_at=_uint(data, at + 224, 64),
-        revoked=_uint(data, at + 256, 1) == 1,
-        suspended=_uint(data, at + 288, 1) == 1,
+        created_at=take_uint(data, at + 192, 64),
+        expires_at=take_uint(data, at + 224, 64),
+        revoked=take_uint(data, at + 256, 1) == 1,
+        suspended=take_uint(data, at + 288, 1) == 1,
         since_block=since_block,
     )
     return node, end
 
 
-def _text(data: bytes, at: int) -> tuple[str, int]:
-    """Decode the string whose length word is at an offset; returns it and where it ends."""
-    length = _uint(data, at)
+def take_text(data: bytes, at: int) -> tuple[str, int]:
+    """Decode the string whose length word is at an offset; returns it and where it ends.
+
+    Raises:
+        BadAnswerError: it does not fit, or its padding is not zero.
+    """
+    length = take_uint(data, at)
     start = at + _WORD
     end = start + -(-length // _WORD) * _WORD
     if end > len(data):
@@ -256,7 +261,12 @@ def _safe_text(raw: bytes) -> str:
     return _NOT_TEXT + raw.hex() if text.startswith(_NOT_TEXT) else text
 
 
-def _uint(data: bytes, at: int, bits: int = 256) -> int:
+def take_uint(data: bytes, at: int, bits: int = 256) -> int:
+    """Decode the number in the word at an offset.
+
+    Raises:
+        BadAnswerError: no whole word, or more bits than that.
+    """
     word = data[at : at + _WORD]
     if len(word) != _WORD:
         raise _bad(f"{len(data)} bytes that end too early")
@@ -266,12 +276,14 @@ def _uint(data: bytes, at: int, bits: int = 256) -> int:
     return value
 
 
-def _expect(data: bytes, at: int, value: int, what: str) -> None:
-    if _uint(data, at) != value:
+def expect_word(data: bytes, at: int, value: int, what: str) -> None:
+    """Raise `BadAnswerError` unless the word at an offset has this value."""
+    if take_uint(data, at) != value:
         raise _bad(f"an {what} that does not fit")
 
 
-def _exactly(data: bytes, length: int) -> None:
+def expect_length(data: bytes, length: int) -> None:
+    """Raise `BadAnswerError` unless there are so many bytes."""
     if len(data) != length:
         raise _bad(f"{len(data)} bytes where {length} belong")
 
