@@ -1,5 +1,6 @@
 """Settings: from the environment, a file and options; wrong combinations; secrets never shown."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,9 +14,11 @@ from dstack_vpn.config import (
     provider_name,
     public_settings,
     read_env_file,
+    voter_of,
 )
 from dstack_vpn.errors import SettingError, SettingsError
 from dstack_vpn.mesh.keys import PrivateKey
+from dstack_vpn.mesh.membership import ContractKind, Tag
 from dstack_vpn.variables import NETWORKS, VARIABLES, Network
 
 LOCAL = {"NODE_ID": "db", "NETWORK": "hardhat"}
@@ -80,43 +83,140 @@ def test_public_networks_have_no_defaults(name: str, network: str) -> None:
     assert f"there is no default on {network}" in str(error)
 
 
-A, B = "https://a.example", "https://b.example"
+A, B, C = "https://a.example", "https://b.example", "https://c.example"
+FIVE = ",".join(f"https://{name}.example" for name in "abcde")
 
 
 @pytest.mark.parametrize(
-    ("urls", "quorum", "refused"),
+    ("urls", "operators", "quorum", "wanted"),
     [
-        (A, "", "RPC_URL"),
-        (A, "1", None),
-        (f"{A},{B}", "", None),
-        (f"{A},{B}", "2", None),
-        # Never fail over to whoever answers: all that are named must agree.
-        (f"{A},{B}", "1", "QUORUM"),
-        (f"{A},{B}", "3", "QUORUM"),
-        (A, "2", "QUORUM"),
+        (A, "", "", "RPC_URL"),
+        (A, "", "1", 1),
+        (A, "", "2", "QUORUM"),
+        # More than half, so that no two camps can each decide, and never more than there are.
+        (f"{A},{B}", "", "", 2),
+        (f"{A},{B}", "", "2", 2),
+        (f"{A},{B}", "", "1", "QUORUM"),
+        (f"{A},{B}", "", "3", "QUORUM"),
+        (f"{A},{B},{C}", "", "", 2),
+        (f"{A},{B},{C}", "", "3", 3),
+        (f"{A},{B},{C}", "", "1", "QUORUM"),
+        (f"{A},{B},{C}", "", "4", "QUORUM"),
+        (f"{A},{B},{C},https://d.example", "", "", 3),
+        (f"{A},{B},{C},https://d.example", "", "2", "QUORUM"),
+        (FIVE, "", "", 3),
+        (FIVE, "", "4", 4),
+        (FIVE, "", "2", "QUORUM"),
         # URLs of one host are one vote, however it is spelled.
-        (f"{A},{A}/other", "", "RPC_URL"),
-        (f"{A},wss://a.example", "", "RPC_URL"),
-        (f"{A},https://A.EXAMPLE:8545", "", "RPC_URL"),
-        (f"{A},https://a.example.", "", "RPC_URL"),
-        (f"{A},https://key@a.example", "", "RPC_URL"),
-        (f"{A},wss://a.example", "2", "QUORUM"),
-        (f"{A},wss://a.example,{B}", "2", None),
+        (f"{A},{A}", "", "", "RPC_URL"),
+        (f"{A},{A}/other", "", "", "RPC_URL"),
+        (f"{A},wss://a.example", "", "", "RPC_URL"),
+        (f"{A},https://A.EXAMPLE:8545", "", "", "RPC_URL"),
+        (f"{A},https://a.example.", "", "", "RPC_URL"),
+        (f"{A},https://key@a.example", "", "", "RPC_URL"),
+        (f"{A},wss://a.example", "", "2", "QUORUM"),
+        (f"{A},wss://a.example,{B}", "", "2", 2),
+        (f"{A},{A},{B},{C}", "", "", 2),
+        # And so are the hosts of one operator.
+        (f"{A},{B}", "a.example=one,b.example=one", "", "RPC_URL"),
+        (f"{A},{B}", "a.example=one,b.example=One", "1", 1),
+        (f"{A},{B}", "a.example=b.example", "", "RPC_URL"),
+        (f"{A},{B},{C}", "a.example=one,b.example=one", "", 2),
+        (f"{A},{B},{C}", "a.example=one,b.example=one", "3", "QUORUM"),
+        (f"{A},{B},{C}", "a.example=one,b.example=two", "", 2),
+        (f"{A},{B},{C}", "d.example=one", "", "RPC_OPERATORS"),
     ],
 )
-def test_quorum_on_base(urls: str, quorum: str, refused: str | None) -> None:
+def test_quorum_on_base(urls: str, operators: str, quorum: str, wanted: int | str) -> None:
     """On a public network one stranger's word is not enough, unless QUORUM=1 says so."""
-    values = BASE | {"RPC_URL": urls, "QUORUM": quorum}
-    if refused:
-        assert refusal(values).setting == refused
+    values = BASE | {"RPC_URL": urls, "RPC_OPERATORS": operators, "QUORUM": quorum}
+    if isinstance(wanted, str):
+        assert refusal(values).setting == wanted
     else:
-        assert load_settings(values).trusts_one_provider == (quorum == "1")
+        found = load_settings(values)
+        assert found.quorum == wanted
+        assert found.trusts_one_provider == (quorum == "1")
+        assert wanted > len(set(found.voters)) / 2
+
+
+def test_a_quorum_of_few_is_explained() -> None:
+    """The sentence says how many votes there are, and how many may be asked for."""
+    error = refusal(BASE | {"RPC_URL": FIVE, "QUORUM": "2"})
+    assert str(error) == (
+        "QUORUM is 2, but RPC_URL has 5 vote(s), one for each host or operator, and more than half"
+        " of them must agree; accepted: 3 to 5"
+    )
+
+
+def test_a_host_that_is_not_there_has_no_operator() -> None:
+    """A mistyped host is named: otherwise one operator would keep two votes."""
+    values = BASE | {"RPC_URL": f"{A},{B}", "RPC_OPERATORS": "a.example=x,b.exmaple=x"}
+    assert str(refusal(values)).startswith("RPC_OPERATORS names 'b.exmaple', which is no host")
+
+
+def test_operators_never_quote_a_url() -> None:
+    """A URL where a host belongs is named by its place, for it may carry a key."""
+    url = f"https://a.example/{SECRET}"
+    error = refusal(LOCAL | {"RPC_URL": url, "RPC_OPERATORS": f"a.example=x,{url}=y"})
+    assert str(error).startswith("RPC_OPERATORS has no host=operator at place 2")
+    assert SECRET not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("url", "voter"),
+    [
+        (A, "a.example"),
+        ("wss://key@A.Example.:8546/path", "a.example"),
+        ("https://b.example", "two"),
+        ("http://[2001:DB8::1]:8545", "2001:db8::1"),
+    ],
+)
+def test_voter(url: str, voter: str) -> None:
+    """A provider's vote is that of its operator where one was declared, else of its host."""
+    assert voter_of(url, {"b.example": "two"}) == voter
+
+
+def test_kind_of_contract() -> None:
+    """A contract that proves its history needs no start; of another it must be known on Base."""
+    base = BASE | {"RPC_URL": f"{A},{B}"}
+    published = {"CONTRACT_KIND": "published"}
+    found = load_settings(base)
+    assert (found.contract_kind, found.start_block) == (ContractKind.CHECKPOINT, None)
+    found = load_settings(base | published | {"START_BLOCK": "0"})
+    assert (found.contract_kind, found.start_block) == (ContractKind.PUBLISHED, 0)
+    assert load_settings(LOCAL | published).start_block == 0
+    assert load_settings(LOCAL | published | {"START_BLOCK": "7"}).start_block == 7
+    for values in (LOCAL, base):
+        assert str(refusal(values | {"START_BLOCK": "7"})).startswith(
+            "START_BLOCK is set, but CONTRACT_KIND is checkpoint, which needs none; accepted: "
+        )
+    error = refusal(base | published)
+    assert str(error).startswith("START_BLOCK is missing, and CONTRACT_KIND is published")
+
+
+@pytest.mark.parametrize("network", NETWORKS.values(), ids=lambda n: n.name)
+def test_only_a_chain_with_regular_blocks_halts(network: Network) -> None:
+    """HALT_CLOSE_AFTER has no effect where blocks come only when somebody writes."""
+    values = BASE | {"NETWORK": network.name, "RPC_URL": f"{A},{B}", "HALT_CLOSE_AFTER": "14400"}
+    assert load_settings(values).halt_close_after == (14_400 if network.block_time else 0)
+    del values["HALT_CLOSE_AFTER"]
+    assert load_settings(values).halt_close_after == 0
+
+
+def test_depth_is_a_number_of_blocks() -> None:
+    """Who can only count blocks is not handed a tag."""
+    assert load_settings(LOCAL | {"CONFIRMATIONS": "7"}).depth == 7
+    tagged = load_settings(LOCAL | {"CONFIRMATIONS": "safe"})
+    assert tagged.confirmations is Tag.SAFE
+    with pytest.raises(SettingError, match="CONFIRMATIONS is safe"):
+        _ = tagged.depth
 
 
 def test_one_provider_on_a_local_chain() -> None:
     """A local chain has one provider, and that is no trust in a stranger."""
     assert not load_settings(LOCAL).trusts_one_provider
     assert not load_settings(LOCAL | {"QUORUM": "1"}).trusts_one_provider
+    assert load_settings(LOCAL).quorum == 1
 
 
 @pytest.mark.parametrize(
@@ -131,6 +231,7 @@ def test_one_provider_on_a_local_chain() -> None:
         # What rests on something wrong is not guessed at: only that is told.
         ({**BASE, "RPC_URL": "ftp://x", "QUORUM": "2", "MTU": "1"}, ["RPC_URL", "MTU"]),
         ({**BASE, "RPC_URL": A, "QUORUM": "many", "MTU": "1"}, ["QUORUM", "MTU"]),
+        ({**BASE, "RPC_URL": A, "RPC_OPERATORS": "b=x", "MTU": "1"}, ["MTU", "RPC_OPERATORS"]),
         ({"NETWORK": "mainnet"}, ["NODE_ID", "NETWORK"]),
         (
             {**LOCAL, "WIREGUARD_PRIVATE_KEY": KEY, "WIREGUARD_PRIVATE_KEY_FILE": "/k", "MTU": "1"},
@@ -198,6 +299,22 @@ def test_config_page_holds_no_secret() -> None:
     plain = public_settings(load_settings(LOCAL))
     assert (plain["API_TOKEN"], plain["WIREGUARD_PRIVATE_KEY"]) == (None, None)
     assert (plain["SYNC_INTERVAL"], plain["NETWORK"]) == (30_000, "hardhat")
+    assert (plain["QUORUM"], plain["CONFIRMATIONS"], plain["CONTRACT_KIND"]) == (
+        1,
+        0,
+        "checkpoint",
+    )
+
+
+def test_config_page_is_plain_data() -> None:
+    """What /config shows is JSON, and operators stand in it by host."""
+    values = {"RPC_URL": URLS, "RPC_OPERATORS": "a.example=x", "CONFIRMATIONS": "finalized"}
+    shown = public_settings(
+        load_settings(LOCAL | values | {"CONTRACT_KIND": "published", "START_BLOCK": "7"})
+    )
+    assert json.loads(json.dumps(shown)) == shown
+    assert (shown["RPC_OPERATORS"], shown["CONFIRMATIONS"]) == ({"a.example": "x"}, "finalized")
+    assert (shown["CONTRACT_KIND"], shown["START_BLOCK"]) == ("published", 7)
 
 
 @pytest.mark.parametrize(

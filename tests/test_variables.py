@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from dstack_vpn.config import Settings, load_settings
 from dstack_vpn.errors import SettingError, SettingsError
+from dstack_vpn.mesh.membership import ContractKind, Tag
 from dstack_vpn.variables import NETWORKS, VARIABLES, Variable
 
 GOOD = {"NODE_ID": "db", "NETWORK": "hardhat"}
@@ -18,13 +19,25 @@ BAD: Mapping[str, list[str] | str] = {
     "NODE_ID": ["Upper", "a.b", "-a", "a" * 64, "\u0430", "a b"],
     "NETWORK": ["mainnet", "BASE", "8453"],
     "CONTRACT_ADDRESS": ["0x12", "5fbdb2315678afecb367f032d93f642f64180aa3", "0x" + "g" * 40],
+    "CONTRACT_KIND": ["ours", "erc721", "checkpoint,published"],
+    "START_BLOCK": ["-1", "latest", "0x10", str(2**53 + 1), "5"],
     "RPC_URL": ["rpc.example", "ftp://rpc.example", "https://", "http://[::1", "http://a:99999"],
+    "RPC_OPERATORS": [
+        "a.example",
+        "127.0.0.1=",
+        "127.0.0.1=a b",
+        "https://a.example/key=infura",
+        "127.0.0.1=a,127.0.0.1=b",
+        "b.example=infura",
+        "127.0.0.1:8545=local",
+    ],
     "QUORUM": ["0", "-1", "1.5", "all", "2", "\uff11"],
-    "CONFIRMATIONS": ["-1", "10001", "five", "1_0", "9" * 5000],
+    "CONFIRMATIONS": ["-1", "10001", "five", "1_0", "9" * 5000, "latest", "safe,finalized"],
     "POLL_INTERVAL": ["0", "nan", "inf", "1e3", "1_0", "\uff11", "-1", "3601"],
     "SYNC_INTERVAL": ["99", "30s", "86400001", "1.5"],
     "DARK_AFTER": ["0", "86401", "soon"],
-    "DARK_CLOSE_AFTER": ["-1", "31536001", "never"],
+    "DARK_CLOSE_AFTER": ["-1", "31536001", "never", "close"],
+    "HALT_CLOSE_AFTER": ["-1", "31536001", "never", "close"],
     "CONTRACT_WAIT": ["-1", "86401", "a minute"],
     "WIREGUARD_PRIVATE_KEY": ANYTHING,  # `identity` reads it; test_identity has what it refuses
     "WG_INTERFACE": ["sixteen-letters-", "wg/0", "..", ".wg", "-wg", "wg 0", "wg\u00e9"],
@@ -104,7 +117,13 @@ def test_defaults() -> None:
         51820,
         "10.213.0.0/16",
     )
-    assert (found.confirmations, found.poll_interval) == (0, 0.25)
+    assert (found.confirmations, found.poll_interval, found.quorum) == (0, 0.25, 1)
+    assert (found.contract_kind, found.start_block, found.halt_close_after) == (
+        ContractKind.CHECKPOINT,
+        None,
+        0,
+    )
+    assert found.rpc_operators == {}
     assert (found.health_host, found.health_port, found.log_level) == ("127.0.0.1", 8080, "info")
     assert found.rpc_urls == ("http://127.0.0.1:8545",)
     assert found.contract == "0x5fbdb2315678afecb367f032d93f642f64180aa3"
@@ -127,6 +146,38 @@ def test_endpoints() -> None:
     assert {k: str(v) for k, v in found.items()} == {"db": "192.0.2.1:1", "web": "web.example:2"}
     with pytest.raises(TypeError):
         found["x"] = found["db"]  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [("0", 0), ("64", 64), ("10000", 10_000), ("safe", Tag.SAFE), ("Finalized", Tag.FINALIZED)],
+)
+def test_confirmations(text: str, wanted: int | Tag) -> None:
+    """How deep an admission must be is a number of blocks or a tag; one of each is no other."""
+    found = load(CONFIRMATIONS=text).confirmations
+    assert (found, type(found)) == (wanted, type(wanted))
+
+
+@pytest.mark.parametrize("name", ["DARK_CLOSE_AFTER", "HALT_CLOSE_AFTER"])
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("hold", 0), ("HOLD", 0), ("0", 0), ("900", 900), ("0.5", 0.5), ("31536000", 31_536_000)],
+)
+def test_policies(name: str, text: str, seconds: float) -> None:
+    """After how long peers are removed: seconds, or hold for never."""
+    (variable,) = (v for v in VARIABLES if v.name == name)
+    assert variable.parse(text) == seconds
+
+
+def test_operators() -> None:
+    """Operators are read by host, whatever the spelling, and cannot be altered."""
+    urls = "https://A.example/key,http://[2001:db8::1]:8545,wss://b.example."
+    text = "a.EXAMPLE.=One, [2001:db8::1] = two ,b.example=ONE,b.example=one,"
+    found = load(RPC_URL=urls, RPC_OPERATORS=text)
+    assert found.rpc_operators == {"a.example": "one", "2001:db8::1": "two", "b.example": "one"}
+    assert found.voters == ("one", "two", "one")
+    with pytest.raises(TypeError):
+        found.rpc_operators["x"] = "one"  # type: ignore[index]
 
 
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=80)

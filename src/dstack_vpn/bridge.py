@@ -365,7 +365,7 @@ async def build(
         providers=open_providers(settings.rpc_urls),
         chain_id=network.chain_id,
         contract=settings.contract,
-        confirmations=settings.confirmations,
+        confirmations=settings.depth,
         contract_wait=0.0 if dry else settings.contract_wait,
     )
     stack.push_async_callback(follower.aclose)

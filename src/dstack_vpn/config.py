@@ -15,7 +15,8 @@ from urllib.parse import urlsplit
 
 from dstack_vpn.errors import SettingError, SettingsError
 from dstack_vpn.mesh.endpoint import Endpoint
-from dstack_vpn.mesh.membership import Address
+from dstack_vpn.mesh.membership import Address, Confirmations, ContractKind, Tag
+from dstack_vpn.parsers import plain_host, quoted
 from dstack_vpn.variables import (
     KEY_FILE_VARIABLE,
     NETWORKS,
@@ -25,7 +26,15 @@ from dstack_vpn.variables import (
     Variable,
 )
 
-__all__ = ["NETWORKS", "Network", "Settings", "load_settings", "provider_name", "public_settings"]
+__all__ = [
+    "NETWORKS",
+    "Network",
+    "Settings",
+    "load_settings",
+    "provider_name",
+    "public_settings",
+    "voter_of",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,13 +44,22 @@ class Settings:
     node_id: str
     network: Network
     contract: Address
+    contract_kind: ContractKind
+    start_block: int | None
+    """First block whose log is read; None where the kind of the contract needs none."""
     rpc_urls: tuple[str, ...] = field(repr=False)
-    quorum: int | None
-    confirmations: int
+    rpc_operators: Mapping[str, str]
+    """Host to operator, for the hosts of `rpc_urls` whose operator was declared."""
+    quorum: int
+    """Votes that must agree: more than half of those there are, and never fewer later on."""
+    confirmations: Confirmations
     poll_interval: float
     sync_interval: float
     dark_after: float
     dark_close_after: float
+    """0 is never."""
+    halt_close_after: float
+    """0 is never; always 0 where blocks come only when somebody writes, whatever was set."""
     contract_wait: float
     """0 on public networks, whatever was set."""
     wireguard_key: str | None = field(repr=False)
@@ -67,6 +85,23 @@ class Settings:
     def default_key_file(self) -> Path:
         """Where a key is made at the first start when none is configured."""
         return _default_key_file(self.state_dir)
+
+    @property
+    def depth(self) -> int:
+        """`confirmations` for those who can only count blocks.
+
+        Raises:
+            SettingError: it is a tag.
+        """
+        if isinstance(self.confirmations, Tag):
+            problem = f"is {self.confirmations}, and blocks by tag cannot be followed yet"
+            raise SettingError("CONFIRMATIONS", problem, "a whole number from 0 to 10000")
+        return self.confirmations
+
+    @property
+    def voters(self) -> tuple[str, ...]:
+        """Whose vote each of `rpc_urls` is a part of, in their order."""
+        return tuple(voter_of(url, self.rpc_operators) for url in self.rpc_urls)
 
     @property
     def trusts_one_provider(self) -> bool:
@@ -211,9 +246,12 @@ def _complete(draft: _Draft, values: Mapping[str, str]) -> None:
     """Fill the defaults that depend on other settings, and check what concerns several."""
     draft.put("contract", _contract, "network", "contract")
     draft.put("rpc_urls", _rpc_urls, "network", "rpc_urls")
-    draft.put("quorum", _quorum, "network", "rpc_urls", "quorum")
+    draft.put("rpc_operators", _rpc_operators, "rpc_urls", "rpc_operators")
+    draft.put("quorum", _quorum, "network", "rpc_urls", "rpc_operators", "quorum")
+    draft.put("start_block", _start_block, "network", "contract_kind", "start_block")
     for name in ("confirmations", "poll_interval"):
         draft.put(name, _or(attrgetter(name)), name, "network")
+    draft.put("halt_close_after", _halt_close_after, "network", "halt_close_after")
     draft.put("contract_wait", _contract_wait, "network", "contract_wait")
     draft.put("sync_interval", lambda milliseconds: milliseconds / 1000, "sync_interval")
     key_file = values.get(KEY_FILE_VARIABLE, "").strip()
@@ -234,6 +272,27 @@ def _contract(network: Network, contract: Address | None) -> Address:
         accepted = f"0x and 40 hex digits (there is no default on {network.name})"
         raise SettingError("CONTRACT_ADDRESS", "is missing", accepted)
     return Address(network.contract.lower())
+
+
+def _start_block(network: Network, kind: ContractKind, block: int | None) -> int | None:
+    if kind is not ContractKind.PUBLISHED:
+        if block is not None:
+            problem = f"is set, but CONTRACT_KIND is {kind}, which needs none"
+            accepted = f"none, or CONTRACT_KIND={ContractKind.PUBLISHED}"
+            raise SettingError("START_BLOCK", problem, accepted)
+        return None
+    if block is None and network.public:
+        raise SettingError(
+            "START_BLOCK",
+            f"is missing, and CONTRACT_KIND is {kind}, whose log is read from there on",
+            f"the number of the block in which the contract was made on {network.name}",
+        )
+    return block or 0
+
+
+def _halt_close_after(network: Network, seconds: float) -> float:
+    # Where blocks come only when somebody writes, a head that stands still is nothing special.
+    return seconds if network.block_time else 0.0
 
 
 def _contract_wait(network: Network, seconds: float) -> float:
@@ -262,21 +321,56 @@ def _default_key_file(state_dir: Path) -> Path:
     return state_dir / "wireguard.key"
 
 
-def _quorum(network: Network, urls: tuple[str, ...], quorum: int | None) -> int | None:
-    votes = len({(urlsplit(u).hostname or "").rstrip(".") for u in urls})
+def _rpc_operators(urls: tuple[str, ...], operators: Mapping[str, str]) -> Mapping[str, str]:
+    hosts = {_host(url) for url in urls}
+    # A name that was mistyped would leave one operator two votes.
+    if strange := [host for host in operators if host not in hosts]:
+        raise SettingError(
+            "RPC_OPERATORS",
+            f"names {quoted(strange[0])}, which is no host of RPC_URL",
+            "hosts as RPC_URL has them, without a port",
+        )
+    return operators
+
+
+def _quorum(
+    network: Network,
+    urls: tuple[str, ...],
+    operators: Mapping[str, str],
+    quorum: int | None,
+) -> int:
+    votes = len({voter_of(url, operators) for url in urls})
+    # With half of them or less, two camps could each decide something else.
+    least = votes // 2 + 1
     if quorum is None and votes == 1 and network.public:
         raise SettingError(
             "RPC_URL",
             f"names one provider on {network.name}, who could then admit anybody",
-            "URLs of two or more hosts, or QUORUM=1 to trust this one",
+            "URLs of two or more hosts and operators, or QUORUM=1 to trust this one",
         )
-    if quorum is not None and quorum != votes:
+    if quorum is not None and not least <= quorum <= votes:
         raise SettingError(
             "QUORUM",
-            f"is {quorum}, but RPC_URL names {votes} host(s) and all of them must agree",
-            f"{votes}, or leave it unset",
+            f"is {quorum}, but RPC_URL has {votes} vote(s), one for each host or operator, and"
+            " more than half of them must agree",
+            f"{least} to {votes}" if least < votes else f"{votes}",
         )
-    return quorum
+    return least if quorum is None else quorum
+
+
+def voter_of(url: str, operators: Mapping[str, str]) -> str:
+    """Whose vote a provider is a part of: its operator's if one was declared, else its host's.
+
+    Args:
+        url: the provider's.
+        operators: by host, as `Settings.rpc_operators` has them.
+    """
+    host = _host(url)
+    return operators.get(host, host)
+
+
+def _host(url: str) -> str:
+    return plain_host(urlsplit(url).hostname or "")
 
 
 def read_env_file(path: Path) -> dict[str, str]:

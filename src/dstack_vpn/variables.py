@@ -1,22 +1,21 @@
 """The table of variables: name, meaning, default and parser of every setting.
 
-`config` reads the environment by this table; docs/settings.md is tested against it. Parsers raise
-ValueError with what is wrong and never quote a secret.
+`config` reads the environment by this table; docs/settings.md is tested against it. What a text
+must be to be accepted is the matter of `parsers`.
 """
 
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from ipaddress import IPv4Network, ip_address
-from pathlib import Path
-from types import MappingProxyType
 from typing import Any
-from urllib.parse import urlsplit
 
-from dstack_vpn.mesh.access import NODE_ID_RULE, is_node_id
+from dstack_vpn import parsers
+from dstack_vpn.mesh.access import NODE_ID_RULE
 from dstack_vpn.mesh.addresses import DEFAULT_IPV4
-from dstack_vpn.mesh.endpoint import Endpoint, parse_endpoint
-from dstack_vpn.mesh.membership import Address
+from dstack_vpn.mesh.membership import ContractKind, Tag
+
+LEVELS = ("debug", "info", "warn", "error")
+FORMATS = ("auto", "json", "console")
+KINDS = tuple(kind.value for kind in ContractKind)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,153 +86,19 @@ class Variable:
     """Never shown; also read from the file that NAME_FILE points to."""
 
 
-def _node_id(text: str) -> str:
-    if not is_node_id(text):
-        raise ValueError("is not a DNS label")
-    return text
-
-
-def _quoted(text: str) -> str:
-    """The text for an error sentence: short, and nothing that a terminal would obey."""
-    return ascii(text if len(text) <= 60 else text[:60] + "...")
-
-
 def _network(text: str) -> Network:
     if text not in NETWORKS:
-        raise ValueError(f"is {_quoted(text)}")
+        raise ValueError(f"is {parsers.quoted(text)}")
     return NETWORKS[text]
 
 
-def _contract(text: str) -> Address | None:
-    if not text:
-        return None
-    digits = text.removeprefix("0x")
-    if digits == text or len(digits) != 40 or not _is_hex(digits):
-        raise ValueError("is not an address")
-    return Address(text.lower())
-
-
-def _is_hex(text: str) -> bool:
-    return all(c in "0123456789abcdefABCDEF" for c in text)
-
-
-def _rpc_urls(text: str) -> tuple[str, ...]:
-    urls = tuple(u for u in (part.strip() for part in text.split(",")) if u)
-    for number, url in enumerate(urls, 1):
-        # The URL itself may carry a key, so it is named by its place only.
-        try:
-            parts = urlsplit(url)
-            usable = parts.scheme in {"http", "https", "ws", "wss"} and parts.hostname
-            _ = parts.port
-        except ValueError:
-            usable = None
-        if not usable:
-            raise ValueError(f"has no usable URL at place {number}")
-    return urls
-
-
-_DECIMAL = re.compile(r"[0-9]{1,18}(\.[0-9]{1,18})?")
-_WHOLE = re.compile(r"[0-9]{1,18}")
-
-
-def _number(low: float, high: float) -> Callable[[str], float]:
-    def parse(text: str) -> float:
-        # float() alone would pass "nan", "1_000" and digits of other scripts.
-        if not _DECIMAL.fullmatch(text):
-            raise ValueError(f"is {_quoted(text)}, not a number")
-        if not low <= float(text) <= high:
-            raise ValueError(f"is {text}")
-        return float(text)
-
-    return parse
-
-
-def _whole(low: int, high: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        # int() alone would pass "1_000" and digits of other scripts.
-        if not _WHOLE.fullmatch(text):
-            raise ValueError(f"is {_quoted(text)}, not a whole number")
-        if not low <= int(text) <= high:
-            raise ValueError(f"is {text}")
-        return int(text)
-
-    return parse
-
-
-def _optional(parse: Callable[[str], Any]) -> Callable[[str], Any]:
-    return lambda text: parse(text) if text else None
-
-
-_INTERFACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}")
-
-
-def _interface(text: str) -> str:
-    # Programs would take a leading hyphen for an option.
-    if not _INTERFACE.fullmatch(text):
-        raise ValueError(f"is {_quoted(text)}")
-    return text
-
-
-def _ipv4_range(text: str) -> IPv4Network:
-    try:
-        network = IPv4Network(text)
-    except ValueError:
-        raise ValueError(f"is {_quoted(text)}, not an IPv4 network without host bits") from None
-    if not 8 <= network.prefixlen <= 29:
-        raise ValueError(f"is {network}")
-    return network
-
-
-def _endpoints(text: str) -> Mapping[str, Endpoint]:
-    found: dict[str, Endpoint] = {}
-    for part in (p.strip() for p in text.split(",") if p.strip()):
-        node_id, equals, endpoint = part.partition("=")
-        if not equals or not is_node_id(node_id):
-            raise ValueError(f"has {_quoted(part)}, which is not node-id=host:port")
-        found[node_id] = parse_endpoint(endpoint)
-    return MappingProxyType(found)
-
-
-def _template(text: str) -> str:
-    if text and "{node_id}" not in text:
-        raise ValueError("does not contain {node_id}")
-    if text:
-        parse_endpoint(text.replace("{node_id}", "a"))
-    return text
-
-
-def _bind_host(text: str) -> str:
-    try:
-        ip_address(text)
-    except ValueError:
-        raise ValueError(f"is {_quoted(text)}") from None
-    return text
-
-
-def _path(text: str) -> Path:
-    if "\0" in text:
-        raise ValueError("is no path")
-    return Path(text)
-
-
-LEVELS = ("debug", "info", "warn", "error")
-FORMATS = ("auto", "json", "console")
-
-
-def _one_of(words: tuple[str, ...]) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        if text.lower() not in words:
-            raise ValueError(f"is {_quoted(text)}")
-        return text.lower()
-
-    return parse
-
+HOLD_OR_SECONDS = f"seconds from 0 (never) to 31536000, or {parsers.HOLD} (never)"
 
 VARIABLES: tuple[Variable, ...] = (
     Variable(
         name="NODE_ID",
         field="node_id",
-        parse=_node_id,
+        parse=parsers.node_id,
         default=None,
         accepted=NODE_ID_RULE,
         meaning="Name of this node, as its token has it.",
@@ -249,46 +114,84 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         name="CONTRACT_ADDRESS",
         field="contract",
-        parse=_contract,
+        parse=parsers.contract,
         default_note="on hardhat the first contract of the first development account",
         accepted="0x and 40 hex digits",
         meaning="Address of the DstackAccessNFT contract; needed on base and baseSepolia.",
     ),
     Variable(
+        name="CONTRACT_KIND",
+        field="contract_kind",
+        parse=lambda text: ContractKind(parsers.one_of(KINDS)(text)),
+        default=ContractKind.CHECKPOINT.value,
+        accepted=", ".join(KINDS),
+        meaning=(
+            "What the contract offers: checkpoint is ours, which proves its history; published is"
+            " one with the published interface alone, whose log is read from START_BLOCK on."
+        ),
+    ),
+    Variable(
+        name="START_BLOCK",
+        field="start_block",
+        parse=parsers.optional(parsers.whole(0, 2**53)),
+        default_note="on hardhat 0",
+        accepted="a whole number from 0 to 2^53",
+        meaning=(
+            "Block in which the contract was made, or one before it, for CONTRACT_KIND=published"
+            " alone; needed then on base and baseSepolia."
+        ),
+    ),
+    Variable(
         name="RPC_URL",
         field="rpc_urls",
-        parse=_rpc_urls,
+        parse=parsers.rpc_urls,
         default_note="on hardhat http://127.0.0.1:8545",
         accepted="one or several http, https, ws or wss URLs, separated by commas",
         meaning=(
-            "The providers to read the chain from; all of them must agree. A ws or wss URL also"
-            " wakes the node at each new block. Needed on base and baseSepolia."
+            "The providers to read the chain from; more than half of them must agree (see QUORUM)."
+            " A ws or wss URL also wakes the node at each new block. Needed on base and"
+            " baseSepolia."
         ),
         secret=True,
     ),
     Variable(
+        name="RPC_OPERATORS",
+        field="rpc_operators",
+        parse=parsers.rpc_operators,
+        default_note="empty: each host is an operator of its own",
+        accepted="host=operator, separated by commas, with hosts of RPC_URL",
+        meaning=(
+            "Who runs which host of RPC_URL, by a name of your choice: all hosts of one operator"
+            " are one vote."
+        ),
+    ),
+    Variable(
         name="QUORUM",
         field="quorum",
-        parse=_optional(_whole(1, 99)),
-        default_note="all providers",
-        accepted="the number of providers given (all must agree)",
+        parse=parsers.optional(parsers.whole(1, 99)),
+        default_note="the least that is more than half: 1 of 1, 2 of 2, 2 of 3, 3 of 4, 3 of 5",
+        accepted="more than half of the votes in RPC_URL, up to all of them",
         meaning=(
-            "How many providers must agree. On base and baseSepolia a single provider must be"
-            " chosen knowingly, by QUORUM=1: whoever runs it can then admit nodes."
+            "How many votes must agree; each host or operator of RPC_URL has one. On base and"
+            " baseSepolia a single one must be chosen knowingly, by QUORUM=1: whoever runs it can"
+            " then admit nodes."
         ),
     ),
     Variable(
         name="CONFIRMATIONS",
         field="confirmations",
-        parse=_optional(_whole(0, 10_000)),
+        parse=parsers.optional(parsers.confirmations),
         default_note="0 on hardhat, else 5",
-        accepted="a whole number from 0 to 10000",
-        meaning="Blocks on top of an admission before the node is let in; removals never wait.",
+        accepted=f"a whole number from 0 to 10000, or {' or '.join(Tag)}",
+        meaning=(
+            "Blocks on top of an admission before the node is let in, or the tag that its block"
+            " must have reached; removals never wait."
+        ),
     ),
     Variable(
         name="POLL_INTERVAL",
         field="poll_interval",
-        parse=_optional(_number(0.02, 3600)),
+        parse=parsers.optional(parsers.number(0.02, 3600)),
         default_note="0.25 on hardhat, else 2",
         accepted="seconds from 0.02 to 3600",
         meaning="Time between two looks at the head of the chain.",
@@ -296,7 +199,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         name="SYNC_INTERVAL",
         field="sync_interval",
-        parse=_whole(100, 86_400_000),
+        parse=parsers.whole(100, 86_400_000),
         default="30000",
         accepted="milliseconds from 100 to 86400000",
         meaning="Time between two full compares of the device with the plan.",
@@ -304,7 +207,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         name="DARK_AFTER",
         field="dark_after",
-        parse=_number(1, 86_400),
+        parse=parsers.number(1, 86_400),
         default="60",
         accepted="seconds from 1 to 86400",
         meaning="Time without an agreed head after which the chain counts as dark (a warning).",
@@ -312,15 +215,27 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         name="DARK_CLOSE_AFTER",
         field="dark_close_after",
-        parse=_number(0, 31_536_000),
+        parse=parsers.seconds_or_hold(31_536_000),
         default="86400",
-        accepted="seconds from 0 (never) to 31536000",
+        accepted=HOLD_OR_SECONDS,
         meaning="Time in the dark after which all peers are removed.",
+    ),
+    Variable(
+        name="HALT_CLOSE_AFTER",
+        field="halt_close_after",
+        parse=parsers.seconds_or_hold(31_536_000),
+        default="0",
+        accepted=HOLD_OR_SECONDS,
+        meaning=(
+            "Time after which all peers are removed while the providers agree, but on a head that"
+            " does not move. Without effect on hardhat, where blocks come only when somebody"
+            " writes."
+        ),
     ),
     Variable(
         name="CONTRACT_WAIT",
         field="contract_wait",
-        parse=_number(0, 86_400),
+        parse=parsers.number(0, 86_400),
         default="0",
         accepted="seconds from 0 to 86400",
         meaning=(
@@ -332,7 +247,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         name="WIREGUARD_PRIVATE_KEY",
         field="wireguard_key",
-        parse=_optional(str),
+        parse=parsers.optional(str),
         accepted="44 characters of base64, as `wg genkey` prints them",
         meaning=(
             "This node's WireGuard key. Better is WIREGUARD_PRIVATE_KEY_FILE, a file of mode 0600;"
@@ -343,7 +258,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         name="WG_INTERFACE",
         field="interface",
-        parse=_interface,
+        parse=parsers.interface,
         default="wg0",
         accepted=(
             "1 to 15 letters, digits, hyphens, dots or underscores, no hyphen or dot at the front"
@@ -353,7 +268,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         name="LISTEN_PORT",
         field="listen_port",
-        parse=_whole(1, 65_535),
+        parse=parsers.whole(1, 65_535),
         default="51820",
         accepted="a port from 1 to 65535",
         meaning="UDP port of WireGuard.",
@@ -361,7 +276,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         name="MTU",
         field="mtu",
-        parse=_whole(1280, 65_535),
+        parse=parsers.whole(1280, 65_535),
         default="1420",
         accepted="bytes from 1280 to 65535",
         meaning="MTU of the interface; the underlay's less 80 always fits.",
@@ -369,7 +284,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         name="KEEPALIVE",
         field="keepalive",
-        parse=_whole(0, 65_535),
+        parse=parsers.whole(0, 65_535),
         default="25",
         accepted="seconds from 0 (off) to 65535",
         meaning="Persistent keepalive to peers that can be spoken to first; holds NATs open.",
@@ -377,7 +292,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         name="IPV4_RANGE",
         field="ipv4_range",
-        parse=_ipv4_range,
+        parse=parsers.ipv4_range,
         default=str(DEFAULT_IPV4),
         accepted="an IPv4 network with a prefix from /8 to /29",
         meaning="IPv4 range of the mesh, the same on every node; IPv6 follows from the contract.",
@@ -385,21 +300,21 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         name="ENDPOINTS",
         field="endpoints",
-        parse=_endpoints,
+        parse=parsers.endpoints,
         accepted="node-id=host:port, separated by commas",
         meaning="Endpoints of peers by node id; they come before what the tokens say.",
     ),
     Variable(
         name="ENDPOINT_TEMPLATE",
         field="endpoint_template",
-        parse=_template,
+        parse=parsers.template,
         accepted="host:port with {node_id} in it, such as {node_id}:51820",
         meaning="Endpoint for peers that have no other, such as compose service names.",
     ),
     Variable(
         name="WG_CONFIG_FILE",
         field="wireguard_conf",
-        parse=_optional(_path),
+        parse=parsers.optional(parsers.path),
         default_note="STATE_DIR/WG_INTERFACE.conf",
         accepted="a path",
         meaning="Where the wg-quick text of the device is written after each change, mode 0600.",
@@ -407,7 +322,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         name="STATE_DIR",
         field="state_dir",
-        parse=_path,
+        parse=parsers.path,
         default="/var/lib/dstack-vpn",
         accepted="a path",
         meaning="Directory for the key, the last verified membership and the journal, mode 0700.",
@@ -415,7 +330,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         name="HEALTH_CHECK_HOST",
         field="health_host",
-        parse=_bind_host,
+        parse=parsers.bind_host,
         default="127.0.0.1",
         accepted="an IPv4 or IPv6 address",
         meaning="Address that the health endpoints bind.",
@@ -423,7 +338,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         name="HEALTH_CHECK_PORT",
         field="health_port",
-        parse=_whole(0, 65_535),
+        parse=parsers.whole(0, 65_535),
         default="8080",
         accepted="a port from 1 to 65535, or 0 for any free one",
         meaning="TCP port of the health endpoints.",
@@ -431,7 +346,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         name="API_TOKEN",
         field="api_token",
-        parse=_optional(str),
+        parse=parsers.optional(str),
         accepted="any text",
         meaning="Bearer token that /api/* asks for; without one /api/* is open.",
         secret=True,
@@ -439,7 +354,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         name="LOG_LEVEL",
         field="log_level",
-        parse=_one_of(LEVELS),
+        parse=parsers.one_of(LEVELS),
         default="info",
         accepted=", ".join(LEVELS),
         meaning="Least severe line that is logged.",
@@ -447,7 +362,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         name="LOG_FORMAT",
         field="log_format",
-        parse=_one_of(FORMATS),
+        parse=parsers.one_of(FORMATS),
         default="auto",
         accepted=", ".join(FORMATS),
         meaning="auto is console on a terminal and JSON elsewhere.",

@@ -66,7 +66,7 @@ def read_membership(settings: Settings) -> tuple[Membership, tuple[Decision, ...
             providers=open_providers(settings.rpc_urls),
             chain_id=settings.network.chain_id,
             contract=settings.contract,
-            confirmations=settings.confirmations,
+            confirmations=settings.depth,
         )
         try:
             return await follower.start(None)
@@ -76,7 +76,7 @@ def read_membership(settings: Settings) -> tuple[Membership, tuple[Decision, ...
     with progress("reading the members"):
         membership = asyncio.run(read())
     now = membership.block.timestamp
-    return membership, judge(membership, confirmations=settings.confirmations, chain_now=now)
+    return membership, judge(membership, confirmations=settings.depth, chain_now=now)
 
 
 def ask_contract(settings: Settings, question: Callable[[ContractAdmin], Awaitable[T]]) -> T:
