@@ -91,6 +91,7 @@ class Applier:
         own: Decision,
         *,
         now: float,
+        changed: frozenset[int] | None = None,  # noqa: ARG002 - all are planned for, so far
     ) -> Applied:
         """Plan and apply; a device that refuses is told in the snapshot and tried again later.
 
@@ -99,6 +100,8 @@ class Applier:
             membership: that the verdicts are about.
             own: the verdict on this node.
             now: monotonic seconds.
+            changed: tokens that may not be what they were when this was last called and brought
+                the device to the plan; None for all.
 
         Raises:
             HostError: this machine does not allow what is needed.
