@@ -13,7 +13,7 @@ from dstack_vpn.mesh.membership import Node
 from dstack_vpn.mesh.plan import CANDIDATE_TIME, STAGGER
 from dstack_vpn.resolve import Resolver
 from dstack_vpn.wireguard.memory import MemoryDevice
-from mesh.build import CHAIN_NOW, NOW, key_of, local_node, membership, node, snapshot
+from mesh.build import BLOCK, CHAIN_NOW, NOW, key_of, local_node, membership, node, snapshot
 
 OWN = PrivateKey(bytes(31) + b"\x01")
 ME = node(1, key=OWN.public.raw)
@@ -34,7 +34,7 @@ def applier_of(device: MemoryDevice) -> Applier:
 async def cycle(applier: Applier, nodes: Sequence[Node], *, now: float = NOW) -> Applied:
     """One cycle with these tokens."""
     members = membership(nodes)
-    decisions = judge(members, confirmations=0, chain_now=CHAIN_NOW)
+    decisions = judge(members, confirmed=BLOCK, chain_now=CHAIN_NOW)
     own = judge_self(decisions, "node-1", OWN.public)
     shot = replace(snapshot(), decisions=decisions, own=own)
     return await applier.apply(shot, members, own, now=now)

@@ -233,7 +233,10 @@ class Reconciler:
             return replace(snapshot, closed=closed), ()
         chain_now = self._clock.at(now)
         decisions = judge(
-            membership, confirmations=self._settings.confirmations, chain_now=chain_now
+            membership,
+            confirmed=self._confirmed(membership),
+            chain_now=chain_now,
+            suspects=snapshot.chain.suspects,
         )
         self._next_expiry = next_expiry(membership, chain_now=chain_now)
         own = judge_self(decisions, snapshot.node_id, snapshot.public_key)
@@ -252,11 +255,11 @@ class Reconciler:
         """The verdicts of the last run on what it knew."""
         if known is None:
             return ()
-        return judge(
-            known,
-            confirmations=self._settings.confirmations,
-            chain_now=known.block.timestamp,
-        )
+        confirmed = self._confirmed(known)
+        return judge(known, confirmed=confirmed, chain_now=known.block.timestamp)
+
+    def _confirmed(self, known: Membership) -> int:
+        return known.block.number - self._settings.depth
 
     def _settled(self, old: Snapshot, now: float) -> bool:
         """Whether the verdicts on the same nodes are still what they were."""

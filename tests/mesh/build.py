@@ -8,10 +8,19 @@ from dstack_vpn.mesh.addresses import AddressPlan
 from dstack_vpn.mesh.device import IpAddress, SeenDevice, SeenPeer, SocketAddress, WantedDevice
 from dstack_vpn.mesh.endpoint import Endpoint, parse_endpoint
 from dstack_vpn.mesh.keys import PublicKey
-from dstack_vpn.mesh.membership import Address, Block, BlockHash, Checkpoint, Membership, Node
+from dstack_vpn.mesh.membership import (
+    Address,
+    Block,
+    BlockHash,
+    Checkpoint,
+    Membership,
+    Node,
+    Suspect,
+)
 from dstack_vpn.mesh.plan import LocalNode, Plan, make_plan
 from dstack_vpn.mesh.snapshot import ChainView, Snapshot
 
+BUYER = Address("0x" + "22" * 20)
 CONTRACT = Address("0x5fbdb2315678afecb367f032d93f642f64180aa3")
 HOLDER = Address("0x" + "11" * 20)
 ADDRESSES = AddressPlan.of(31337, CONTRACT)
@@ -96,7 +105,13 @@ def turn_state(turn: int) -> Membership:
 
 def decide(nodes: Iterable[Node], *, confirmations: int = 0) -> tuple[Decision, ...]:
     """The verdicts on these tokens."""
-    return judge(membership(nodes), confirmations=confirmations, chain_now=CHAIN_NOW)
+    return judge(membership(nodes), confirmed=BLOCK - confirmations, chain_now=CHAIN_NOW)
+
+
+def suspect(told: Node | None, *, number: int = BLOCK + 2, providers: int = 1) -> Suspect:
+    """What one provider, or several, say of a token."""
+    names = tuple(f"rpc-{i}.example#{i}" for i in range(1, providers + 1))
+    return Suspect(node=told, block=number, providers=names)
 
 
 def local_node(

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from dstack_vpn.mesh.access import Verdict, find, is_node_id, judge, judge_self, next_expiry
 from dstack_vpn.mesh.membership import ZERO_KEY, Node
-from mesh.build import BLOCK, CHAIN_NOW, decide, key_of, membership, node
+from mesh.build import BLOCK, BUYER, CHAIN_NOW, decide, key_of, membership, node, suspect
 
 WORDS = (
     "ACCESS_GRANTED NODE_NOT_FOUND NO_KEY REVOKED SUSPENDED_BY_TRANSFER EXPIRED KEY_INVALID"
@@ -57,8 +58,8 @@ TABLE: list[tuple[Node, Verdict, str]] = [
     (node(2**256 - 1, node_id="a"), Verdict.UNADDRESSABLE, "from 1 to 2^64-1"),
     (node(0, key=b"k" * 32), Verdict.UNADDRESSABLE, "from 1 to 2^64-1"),
     (node(2**64 - 1), Verdict.ACCESS_GRANTED, "active"),
-    (node(since_block=BLOCK), Verdict.NOT_YET_CONFIRMED, "0 of 5 blocks"),
-    (node(since_block=BLOCK + 3), Verdict.NOT_YET_CONFIRMED, "0 of 5 blocks"),
+    (node(since_block=BLOCK), Verdict.NOT_YET_CONFIRMED, "admitted at block 1000; admissions"),
+    (node(since_block=BLOCK - 4), Verdict.NOT_YET_CONFIRMED, "count up to block 995"),
     # What the owner did comes before what the holder did, and both before what is missing.
     (node(revoked=True, suspended=True, key=ZERO_KEY), Verdict.REVOKED, "revoked"),
     (node(suspended=True, key=ZERO_KEY), Verdict.SUSPENDED_BY_TRANSFER, "transferred"),
@@ -116,8 +117,8 @@ def test_expiry_boundary(expires_at: int, verdict: Verdict) -> None:
 def test_expiry_within_a_second() -> None:
     """Chain time runs on between blocks, so a fraction before the end is still in."""
     tokens = membership([node(expires_at=CHAIN_NOW)])
-    (before,) = judge(tokens, confirmations=0, chain_now=CHAIN_NOW - 0.001)
-    (after,) = judge(tokens, confirmations=0, chain_now=CHAIN_NOW + 0.001)
+    (before,) = judge(tokens, confirmed=BLOCK, chain_now=CHAIN_NOW - 0.001)
+    (after,) = judge(tokens, confirmed=BLOCK, chain_now=CHAIN_NOW + 0.001)
     assert (before.granted, after.granted) == (True, False)
 
 
@@ -135,6 +136,95 @@ def test_confirmations_boundary(since_block: int, confirmations: int, granted: b
     """A node is in once so many blocks are on top of its own, and not one sooner."""
     (decision,) = decide([node(since_block=since_block)], confirmations=confirmations)
     assert decision.granted == granted
+
+
+def test_while_no_admission_counts_nobody_is_in() -> None:
+    """Before it is known how deep an admission is, it counts for nothing."""
+    (decision,) = judge(membership([node()]), confirmed=None, chain_now=CHAIN_NOW)
+    assert decision.verdict is Verdict.NOT_YET_CONFIRMED
+    assert decision.reason == "admitted at block 1; no admission counts yet"
+
+
+@pytest.mark.parametrize(
+    ("told", "what"),
+    [
+        (None, "was burned"),
+        (node(revoked=True), "was revoked"),
+        (node(revoked=True, holder=BUYER), "was revoked"),
+        (node(holder=BUYER, suspended=True, key=ZERO_KEY), "was transferred"),
+        (node(holder=BUYER), "was transferred"),
+        (node(suspended=True, key=ZERO_KEY), "was suspended by a transfer"),
+        (node(key=ZERO_KEY), "has no key any more"),
+        (node(key=b"k" * 32), "has another key"),
+        (node(node_id="\x1b[2J"), "has another node id"),
+        (node(expires_at=CHAIN_NOW), f"ended at chain time {CHAIN_NOW}"),
+    ],
+)
+def test_a_single_provider_puts_a_member_out(told: Node | None, what: str) -> None:
+    """On the word of one source a member is out at once; the reason says whose, and what it is."""
+    tokens = membership([node(), node(2)])
+    suspects = {1: suspect(told), 9: suspect(None)}
+    out, other = judge(tokens, confirmed=BLOCK, chain_now=CHAIN_NOW, suspects=suspects)
+    assert other.granted
+    assert out.verdict is Verdict.SOURCE_DISPUTED
+    assert out.reason == (
+        f"rpc-1.example#1 says that at block {BLOCK + 2} the token {what}; the other providers"
+        " have not confirmed it yet"
+    )
+
+
+def test_several_providers_that_are_not_enough_are_all_named() -> None:
+    """Two of five are no quorum; both are named."""
+    suspects = {1: suspect(None, providers=2)}
+    (out,) = judge(membership([node()]), confirmed=BLOCK, chain_now=CHAIN_NOW, suspects=suspects)
+    assert out.reason.startswith("rpc-1.example#1 and rpc-2.example#2 say that at block ")
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        node(),
+        node(endpoint="192.0.2.1:1"),
+        node(expires_at=CHAIN_NOW + 1),
+        node(since_block=BLOCK + 1, created_at=7),
+    ],
+)
+def test_what_changes_no_access_puts_nobody_out(told: Node) -> None:
+    """Another endpoint, an end that is to come: that is no reason to cut a member off."""
+    suspects = {1: suspect(told)}
+    (decision,) = judge(
+        membership([node()]), confirmed=BLOCK, chain_now=CHAIN_NOW, suspects=suspects
+    )
+    assert decision.granted
+
+
+def test_a_single_provider_lets_nobody_in() -> None:
+    """Who is out by what the providers agree on stays so, for that reason, whatever one says."""
+    tokens = membership([node(1, revoked=True), node(2, since_block=BLOCK)])
+    told = {1: suspect(node(1)), 2: suspect(None), 3: suspect(node(3))}
+    facts: dict[str, Any] = {"confirmed": BLOCK - 1, "chain_now": CHAIN_NOW}
+    assert judge(tokens, **facts, suspects=told) == judge(tokens, **facts)
+
+
+def test_who_is_only_suspected_keeps_key_and_node_id() -> None:
+    """A lie about a member does not open the door to a copy of its key, nor of its name."""
+    member = node(1, node_id="db", created_at=10, since_block=10)
+    copies = [
+        node(2, key=member.key, created_at=20, since_block=20),
+        node(3, node_id="db", created_at=20, since_block=20),
+    ]
+    decisions = judge(
+        membership([member, *copies]),
+        confirmed=BLOCK,
+        chain_now=CHAIN_NOW,
+        suspects={1: suspect(None)},
+    )
+    verdicts = [d.verdict for d in decisions]
+    assert verdicts == [
+        Verdict.SOURCE_DISPUTED,
+        Verdict.KEY_DUPLICATE,
+        Verdict.NODE_ID_DUPLICATE,
+    ]
 
 
 def test_first_to_set_a_key_keeps_it() -> None:
@@ -257,3 +347,5 @@ def test_next_expiry() -> None:
     assert next_expiry(tokens, chain_now=CHAIN_NOW) == CHAIN_NOW + 7
     assert next_expiry(tokens, chain_now=CHAIN_NOW + 7) == CHAIN_NOW + 9
     assert next_expiry(tokens, chain_now=CHAIN_NOW + 9) is None
+    told = {1: suspect(node(1, expires_at=CHAIN_NOW + 3)), 99: suspect(node(99, expires_at=1))}
+    assert next_expiry(tokens, chain_now=CHAIN_NOW, suspects=told) == CHAIN_NOW + 3

@@ -8,10 +8,8 @@ from hypothesis import strategies as st
 
 from dstack_vpn.mesh.access import Verdict
 from dstack_vpn.mesh.events import Event, EventKind, membership_events
-from dstack_vpn.mesh.membership import ZERO_KEY, Address, Node
-from mesh.build import BLOCK, decide, node
-
-BUYER = Address("0x" + "22" * 20)
+from dstack_vpn.mesh.membership import ZERO_KEY, Node
+from mesh.build import BLOCK, BUYER, decide, node
 
 
 def events(before: list[Node], after: list[Node]) -> tuple[Event, ...]:

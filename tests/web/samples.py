@@ -66,7 +66,7 @@ def snapshot(nodes: Sequence[Node] | None = None, /, **values: Any) -> Snapshot:
     """A node with two live peers and one silent one, all well unless told otherwise."""
     tokens = [node(i) for i in (1, 2, 3, 4)] if nodes is None else nodes
     members = membership(tokens)
-    decisions = judge(members, confirmations=0, chain_now=CHAIN_NOW)
+    decisions = judge(members, confirmed=90, chain_now=CHAIN_NOW)
     facts: dict[str, Any] = {
         "node_id": "node-1",
         "public_key": OWN,

@@ -119,7 +119,7 @@ def test_what_is_wrong_shows_where_it_is(
 def test_a_node_that_is_no_member_waits() -> None:
     """A revoked node says so in its access, and its bridge waits; nothing of it is broken."""
     nodes = [node(1, revoked=True), node(2)]
-    decisions = judge(membership(nodes), confirmations=0, chain_now=0)
+    decisions = judge(membership(nodes), confirmed=90, chain_now=0)
     shot = snapshot(nodes, own=find(decisions, "node-1"))
     shown = health(shot)
     assert shown["bridge"]["status"] == "waiting"
@@ -235,7 +235,7 @@ def test_big_token_ids_stay_exact() -> None:
     """A token id that a JavaScript number cannot hold goes out as its digits."""
     big = 2**200 + 1
     token = node(big, node_id="big", key=key_of(5).raw)
-    decision = judge(membership([token]), confirmations=0, chain_now=0)[0]
+    decision = judge(membership([token]), confirmed=90, chain_now=0)[0]
     assert render_decision(decision)["tokenId"] == str(big)
     assert render_decision(decision)["verdict"] == "UNADDRESSABLE"
 

@@ -75,8 +75,9 @@ def read_membership(settings: Settings) -> tuple[Membership, tuple[Decision, ...
 
     with progress("reading the members"):
         membership = asyncio.run(read())
-    now = membership.block.timestamp
-    return membership, judge(membership, confirmations=settings.depth, chain_now=now)
+    block = membership.block
+    confirmed = block.number - settings.depth
+    return membership, judge(membership, confirmed=confirmed, chain_now=block.timestamp)
 
 
 def ask_contract(settings: Settings, question: Callable[[ContractAdmin], Awaitable[T]]) -> T:

@@ -26,7 +26,7 @@ def show(env_file: EnvFile = None, as_json: AsJson = False) -> None:
     membership = saved.membership
     block = membership.block
     # How many confirmations an admission takes is the agent's setting; here it takes none.
-    decisions = judge(membership, confirmations=0, chain_now=block.timestamp)
+    decisions = judge(membership, confirmed=block.number, chain_now=block.timestamp)
     shown = {
         "stateDir": str(file.parent),
         "chainId": membership.chain_id,
