@@ -188,6 +188,7 @@ texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=
 @example(next(v for v in VARIABLES if v.name == "RPC_URL"), "http://a\u2100b")
 @example(next(v for v in VARIABLES if v.name == "RPC_URL"), "http://[v1.x]/")
 @example(next(v for v in VARIABLES if v.name == "NETWORK"), "base")
+@example(next(v for v in VARIABLES if v.name == "NETWORK"), "\U00010000" * 60)
 def test_any_text_is_a_setting_or_a_setting_error(variable: Variable, text: str) -> None:
     """Whatever stands in a variable: settings, or sentences that are short and safe to print."""
     told: tuple[str, ...] = ()

@@ -22,7 +22,11 @@ HOLD = "hold"
 
 def quoted(text: str) -> str:
     """The text for an error sentence: short, and nothing that a terminal would obey."""
-    return ascii(text if len(text) <= 60 else text[:60] + "...")
+    # Cut after it was escaped, which can make ten characters of one.
+    shown = ascii(text[:61])
+    if len(text) <= 60 and len(shown) <= 200:
+        return shown
+    return f"{shown[:61]}...{shown[0]}"
 
 
 def optional(parse: Callable[[str], Any]) -> Callable[[str], Any]:

@@ -158,7 +158,7 @@ VARIABLES: tuple[Variable, ...] = (
         name="RPC_OPERATORS",
         field="rpc_operators",
         parse=parsers.rpc_operators,
-        default_note="empty: each host is an operator of its own",
+        default_note="each host is an operator of its own",
         accepted="host=operator, separated by commas, with hosts of RPC_URL",
         meaning=(
             "Who runs which host of RPC_URL, by a name of your choice: all hosts of one operator"
@@ -169,7 +169,7 @@ VARIABLES: tuple[Variable, ...] = (
         name="QUORUM",
         field="quorum",
         parse=parsers.optional(parsers.whole(1, 99)),
-        default_note="the least that is more than half: 1 of 1, 2 of 2, 2 of 3, 3 of 4, 3 of 5",
+        default_note="the least that is more than half (2 of 2, 2 of 3, 3 of 4, 3 of 5)",
         accepted="more than half of the votes in RPC_URL, up to all of them",
         meaning=(
             "How many votes must agree; each host or operator of RPC_URL has one. On base and"
@@ -182,7 +182,7 @@ VARIABLES: tuple[Variable, ...] = (
         field="confirmations",
         parse=parsers.optional(parsers.confirmations),
         default_note="0 on hardhat, else 5",
-        accepted=f"a whole number from 0 to 10000, or {' or '.join(Tag)}",
+        accepted=f"a whole number from 0 to 10000, {' or '.join(Tag)}",
         meaning=(
             "Blocks on top of an admission before the node is let in, or the tag that its block"
             " must have reached; removals never wait."

@@ -112,7 +112,25 @@ def test_without_settings_all_is_right() -> None:
         ({"NODE_B_ID": "-b"}, ["NODE_B_ID is not a DNS label"]),
         ({"NODE_B_ID": "node-a"}, ["NODE_A_ID and NODE_B_ID are the same"]),
         ({"RPC_URL": "rpc.example"}, ["RPC_URL has no usable URL at place 1"]),
-        ({"QUORUM": "2"}, ["QUORUM is 2, but RPC_URL names 1 host(s) and all of them must agree"]),
+        (
+            {"QUORUM": "2"},
+            [
+                (
+                    "QUORUM is 2, but RPC_URL has 1 vote(s), one for each host or operator, and"
+                    " more than half of them must agree"
+                )
+            ],
+        ),
+        ({"RPC_OPERATORS": "chain=us"}, []),
+        (
+            {"RPC_OPERATORS": "rpc.example=us"},
+            ["RPC_OPERATORS names 'rpc.example', which is no host of RPC_URL"],
+        ),
+        (
+            {"START_BLOCK": "7"},
+            ["START_BLOCK is set, but CONTRACT_KIND is checkpoint, which needs none"],
+        ),
+        ({"START_BLOCK": "7", "CONTRACT_KIND": "published"}, []),
         (
             {"NETWORK": "base"},
             [
