@@ -259,6 +259,8 @@ class WireGuardContractBridge:
             dark_after=self._settings.dark_after,
             fresh=fresh,
             trusts_one_provider=self._settings.trusts_one_provider,
+            block_time=self._settings.network.block_time,
+            wall_now=self.wall_now(),
         )
 
     def health(self) -> Mapping[str, Any]:

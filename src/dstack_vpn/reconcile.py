@@ -19,7 +19,7 @@ from dstack_vpn.applier import Applier, ConfigurationWriter, note_disk_error, wr
 from dstack_vpn.config import Settings
 from dstack_vpn.errors import ChainError, StoreError
 from dstack_vpn.mesh.access import Decision, Verdict, judge, judge_self, next_expiry
-from dstack_vpn.mesh.chaintime import ChainClock, dark_closes_at
+from dstack_vpn.mesh.chaintime import ChainClock, Closing, closing
 from dstack_vpn.mesh.events import Event, EventKind, membership_events
 from dstack_vpn.mesh.membership import NO_NODES, Membership
 from dstack_vpn.mesh.plan import LocalNode
@@ -171,9 +171,9 @@ class Reconciler:
             return self._settings.sync_interval
         if self._next_expiry is not None:
             due.append(now + self._next_expiry - self._clock.at(now))
-        closes_at = self._closes_at(now)
-        if closes_at is not None and not self.snapshot.closed:
-            due.append(closes_at)
+        closes = self._closing(now)
+        if closes is not None and not self.snapshot.closed:
+            due.append(closes.at)
         return max(0.0, min(due) - now)
 
     async def cycle(self) -> str:
@@ -217,13 +217,8 @@ class Reconciler:
         self, snapshot: Snapshot, old: Snapshot, now: float
     ) -> tuple[Snapshot, tuple[Event, ...]]:
         membership = snapshot.chain.membership
-        closes_at = self._closes_at(now)
-        closed = None
-        if closes_at is not None and now >= closes_at:
-            closed = (
-                "no agreed head of the chain for longer than DARK_CLOSE_AFTER"
-                f" ({self._settings.dark_close_after:g} s): all peers are out until there is one"
-            )
+        closes = self._closing(now)
+        closed = closes.reason if closes is not None and now >= closes.at else None
         if membership is None:
             return replace(snapshot, closed=closed), ()
         before = old.chain.membership
@@ -279,10 +274,11 @@ class Reconciler:
             or old.closed != new.closed
         )
 
-    def _closes_at(self, now: float) -> float | None:
-        return dark_closes_at(
+    def _closing(self, now: float) -> Closing | None:
+        return closing(
             self._source.view,
-            close_after=self._settings.dark_close_after,
+            dark_close_after=self._settings.dark_close_after,
+            halt_close_after=self._settings.halt_close_after,
             saved_age=self._saved_age(now) if self._saved else None,
             now=now,
         )

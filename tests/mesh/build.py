@@ -18,7 +18,7 @@ from dstack_vpn.mesh.membership import (
     Suspect,
 )
 from dstack_vpn.mesh.plan import LocalNode, Plan, make_plan
-from dstack_vpn.mesh.snapshot import ChainView, Snapshot
+from dstack_vpn.mesh.snapshot import Alarm, ChainView, Snapshot
 
 BUYER = Address("0x" + "22" * 20)
 CONTRACT = Address("0x5fbdb2315678afecb367f032d93f642f64180aa3")
@@ -234,7 +234,12 @@ def as_seen(wanted: WantedDevice) -> SeenDevice:
 
 
 def chain_view(
-    members: Membership | None = None, *, verified: bool = True, agreed_at: float | None = NOW
+    members: Membership | None = None,
+    *,
+    verified: bool = True,
+    agreed_at: float | None = NOW,
+    advanced_at: float | None = NOW,
+    alarms: tuple[Alarm, ...] = (),
 ) -> ChainView:
     """A chain that the providers agreed on just now."""
     return ChainView(
@@ -245,6 +250,9 @@ def chain_view(
         last_error=None,
         reorgs=0,
         resyncs=1,
+        confirmed=None if members is None else members.block.number,
+        advanced_at=advanced_at,
+        alarms=alarms,
     )
 
 

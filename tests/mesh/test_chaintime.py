@@ -1,10 +1,11 @@
-"""Chain time, and when the dark policy closes: both on monotonic seconds alone."""
+"""Chain time, and what a chain that is away or stands still leads to, on monotonic seconds."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dstack_vpn.mesh.chaintime import ChainClock, dark_closes_at
+from dstack_vpn.mesh.chaintime import ChainClock, chain_state, clock_skew, closing
+from dstack_vpn.mesh.snapshot import ChainView
 from mesh.build import BLOCK, CHAIN_NOW, NOW, chain_view, membership
 
 
@@ -60,6 +61,21 @@ def test_never_backward_while_the_chain_grows(steps: list[tuple[float, int, int]
         shown = clock.at(now)
 
 
+def closes_at(
+    view: ChainView,
+    *,
+    dark: float = 0,
+    halt: float = 0,
+    saved_age: float | None = None,
+    now: float = NOW,
+) -> float | None:
+    """When the policies with these limits close."""
+    found = closing(
+        view, dark_close_after=dark, halt_close_after=halt, saved_age=saved_age, now=now
+    )
+    return None if found is None else found.at
+
+
 @pytest.mark.parametrize(
     ("agreed_at", "saved_age", "close_after", "expected"),
     [
@@ -78,5 +94,98 @@ def test_dark_closes_at(
 ) -> None:
     """Counted from the last agreed head, of this run or of the one before; 0 never closes."""
     view = chain_view(agreed_at=agreed_at)
-    closes_at = dark_closes_at(view, close_after=close_after, saved_age=saved_age, now=NOW)
-    assert closes_at == expected
+    assert closes_at(view, dark=close_after, saved_age=saved_age) == expected
+
+
+@pytest.mark.parametrize(
+    ("stood_still", "dark_for", "limit", "expected"),
+    [
+        (100, 0, 900, None),
+        (900, 0, 900, NOW),
+        (1000, 0, 900, NOW - 100),
+        (1000, 0, 0, None),
+        # What the chain does in the dark nobody knows: it counts as long as it was confirmed.
+        (1000, 101, 900, None),
+        (1000, 100, 900, NOW - 100),
+    ],
+)
+def test_halt_closes_at(
+    stood_still: float, dark_for: float, limit: float, expected: float | None
+) -> None:
+    """Counted from the last new head, up to when it was last confirmed; 0 never closes."""
+    view = chain_view(agreed_at=NOW - dark_for, advanced_at=NOW - stood_still)
+    assert closes_at(view, halt=limit) == expected
+
+
+@given(st.floats(0, 1e4), st.floats(0, 1e4), st.floats(0, 2e4))
+def test_a_halt_that_closed_stays_closed_in_the_dark(
+    stood_still: float, limit: float, dark_for: float
+) -> None:
+    """Providers that fall silent bring nobody back whom the standstill put out."""
+    view = chain_view(agreed_at=NOW, advanced_at=NOW - stood_still)
+    before = closes_at(view, halt=limit)
+    assert closes_at(view, halt=limit, now=NOW + dark_for) == before
+
+
+def test_whichever_closes_first_says_why() -> None:
+    """The reason names the setting that closed, and what would open again."""
+    view = chain_view(agreed_at=NOW - 1000, advanced_at=NOW - 3000)
+    dark = closing(view, dark_close_after=900, halt_close_after=2500, saved_age=None, now=NOW)
+    halt = closing(view, dark_close_after=901, halt_close_after=1500, saved_age=None, now=NOW)
+    assert dark is not None
+    assert halt is not None
+    assert dark.reason.startswith("no agreed head of the chain for longer than DARK_CLOSE_AFTER")
+    assert "has stood still for longer than HALT_CLOSE_AFTER (1500 s)" in halt.reason
+    assert halt.reason.endswith("all peers are out until it goes on")
+
+
+@pytest.mark.parametrize(
+    ("agreed", "advanced", "block_time", "state"),
+    [
+        (0, 0, 2.0, "following"),
+        (60, 60, 2.0, "following"),
+        (61, 61, 2.0, "dark"),
+        (0, 61, 2.0, "halted"),
+        (61, 3600, 2.0, "dark"),
+        # A chain that only has blocks when somebody writes stands still most of the time.
+        (0, 3600, None, "following"),
+        (61, 61, None, "dark"),
+    ],
+)
+def test_dark_is_not_halted(
+    agreed: float, advanced: float, block_time: float | None, state: str
+) -> None:
+    """Dark: nothing is agreed on. Halted: it is, but on an old head."""
+    view = chain_view(membership(), agreed_at=NOW - agreed, advanced_at=NOW - advanced)
+    assert chain_state(view, now=NOW, dark_after=60, block_time=block_time) == state
+
+
+def test_before_anything_is_confirmed() -> None:
+    """Nothing is known at first; what comes from the disk is known, and confirmed by nobody."""
+    words = [
+        chain_state(view, now=NOW, dark_after=60, block_time=2.0)
+        for view in (
+            chain_view(verified=False, agreed_at=None),
+            chain_view(membership(), verified=False, agreed_at=None),
+        )
+    ]
+    assert words == ["unknown", "unverified"]
+
+
+@pytest.mark.parametrize("age", [0, 30, 59])
+@pytest.mark.parametrize("ahead", [-3600.0, -1.0, 0.0, 3600.0])
+def test_clock_skew(ahead: float, age: float) -> None:
+    """A new head tells by how much this machine's clock is off, whenever it is asked."""
+    view = chain_view(membership(), advanced_at=NOW - age)
+    assert clock_skew(view, now=NOW, wall_now=CHAIN_NOW + age + ahead) == ahead
+
+
+def test_an_old_head_tells_nothing_of_the_time() -> None:
+    """While the chain stands still, or before anything was confirmed, no clock is blamed."""
+    for view in (
+        chain_view(membership(), advanced_at=NOW - 60),
+        chain_view(membership(), advanced_at=None),
+        chain_view(membership(), verified=False),
+        chain_view(),
+    ):
+        assert clock_skew(view, now=NOW, wall_now=0.0) is None

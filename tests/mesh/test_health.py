@@ -6,15 +6,15 @@ import pytest
 
 from dstack_vpn.mesh.access import find
 from dstack_vpn.mesh.health import Code, Health, Status, assess
-from dstack_vpn.mesh.snapshot import Snapshot
-from mesh.build import NOW, chain_view, decide, membership, node, seen_device, snapshot
+from dstack_vpn.mesh.snapshot import Alarm, AlarmCode, Snapshot
+from mesh.build import CHAIN_NOW, NOW, chain_view, decide, membership, node, seen_device, snapshot
 
 DARK_AFTER = 60.0
 
 
 def judge(shot: Snapshot, *, later: float = 0.0, fresh: float | None = None) -> Health:
     """The health of a snapshot, so many seconds after the last agreed head."""
-    return assess(shot, now=NOW + later, dark_after=DARK_AFTER, fresh=fresh)
+    return assess(shot, now=NOW + later, dark_after=DARK_AFTER, fresh=fresh, block_time=2.0)
 
 
 def with_own(*tokens: str) -> Snapshot:
@@ -27,6 +27,9 @@ READY = snapshot()
 NOT_READ = replace(READY, chain=chain_view(verified=False, agreed_at=None), applied_block=None)
 FROM_DISK = replace(READY, chain=chain_view(membership(), verified=False, agreed_at=None))
 DOWN = replace(READY, device=seen_device(up=False))
+HALTED = replace(READY, chain=chain_view(membership(), advanced_at=NOW - 61))
+ALARM = Alarm(code=AlarmCode.QUARANTINED, text="a#1 told of a removal", provider="a#1", since=NOW)
+ALARMED = replace(READY, chain=chain_view(membership(), alarms=(ALARM,)))
 
 TABLE = [
     # snapshot, seconds since the last agreed head, codes, status, ready
@@ -34,6 +37,10 @@ TABLE = [
     ("head of a minute ago", READY, 60, [], "healthy", True),
     ("dark", READY, 61, [Code.CHAIN_DARK], "degraded", True),
     ("dark for a day", READY, 86_400, [Code.CHAIN_DARK], "degraded", True),
+    ("halted", HALTED, 0, [Code.CHAIN_HALTED], "degraded", True),
+    ("halted, then dark", HALTED, 61, [Code.CHAIN_DARK], "degraded", True),
+    ("alarm", ALARMED, 0, [Code.QUARANTINED], "degraded", True),
+    ("alarm in the dark", ALARMED, 61, [Code.CHAIN_DARK, Code.QUARANTINED], "degraded", True),
     ("never read", NOT_READ, 0, [Code.CHAIN_UNKNOWN], "unhealthy", False),
     ("from disk", FROM_DISK, 0, [Code.CHAIN_UNVERIFIED], "degraded", False),
     ("closed", replace(READY, closed="dark"), 90_000, [Code.CLOSED], "unhealthy", False),
@@ -79,6 +86,9 @@ def test_words_are_stable() -> None:
         "device-down",
         "plan-pending",
         "one-provider",
+        "chain-halted",
+        "clock-skew",
+        *AlarmCode,
     }
 
 
@@ -106,6 +116,54 @@ def test_one_provider_is_shown_for_ever() -> None:
     health = assess(READY, now=NOW, dark_after=DARK_AFTER, trusts_one_provider=True)
     assert [w.code for w in health.warnings] == [Code.ONE_PROVIDER]
     assert (health.status, health.ready) == ("healthy", True)
+
+
+def test_a_halt_says_where_and_for_how_long() -> None:
+    """The block at which the chain stands, and since when; members are held."""
+    (warning,) = judge(HALTED).warnings
+    assert warning.text == (
+        "the chain stands still: its head has been block 1000 for 61 s; members are held"
+    )
+
+
+def test_a_chain_without_a_pulse_is_never_halted() -> None:
+    """Where blocks come only when somebody writes, none for an hour is nothing special."""
+    quiet = replace(READY, chain=chain_view(membership(), advanced_at=NOW - 3600))
+    assert assess(quiet, now=NOW, dark_after=DARK_AFTER, wall_now=0.0).warnings == ()
+
+
+def test_an_alarm_is_told_as_it_is() -> None:
+    """What an alarm says is what /health says, under the alarm's own word."""
+    (warning,) = judge(ALARMED).warnings
+    assert (str(warning.code), warning.text) == (ALARM.code.value, ALARM.text)
+
+
+@pytest.mark.parametrize(
+    ("ahead", "text"),
+    [
+        (3600, "this machine's clock is 3600 s ahead of the chain's newest block"),
+        (-3600, "this machine's clock is 3600 s behind the chain's newest block"),
+        (61, "this machine's clock is 61 s ahead"),
+        (60, None),
+        (-60, None),
+    ],
+)
+def test_a_wrong_clock_is_told(ahead: float, text: str | None) -> None:
+    """By how much and which way; it makes nobody a member, and takes no traffic down."""
+    health = assess(
+        READY, now=NOW, dark_after=DARK_AFTER, block_time=2.0, wall_now=CHAIN_NOW + ahead
+    )
+    assert [w.code for w in health.warnings] == ([Code.CLOCK_SKEW] if text else [])
+    assert health.reason.startswith(text or "")
+    assert health.reason.endswith("nothing about members is decided by it" if text else "")
+    assert health.ready
+
+
+def test_the_state_is_a_word() -> None:
+    """How it stands with the chain, beside what is wrong."""
+    words = [judge(shot).state for shot in (READY, HALTED, FROM_DISK, NOT_READ)]
+    assert words == ["following", "halted", "unverified", "unknown"]
+    assert judge(READY, later=61).state == "dark"
 
 
 def test_reason_begins_with_what_blocks() -> None:

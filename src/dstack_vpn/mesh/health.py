@@ -8,7 +8,11 @@ the device is up, the plan is on it, and nothing closed it. A chain that is away
 from dataclasses import dataclass
 from enum import StrEnum
 
-from dstack_vpn.mesh.snapshot import Snapshot
+from dstack_vpn.mesh.chaintime import ChainState, chain_state, clock_skew
+from dstack_vpn.mesh.snapshot import AlarmCode, Snapshot
+
+# We chose. Blocks are stamped to the second or two; whoever is further off has no clock to show.
+MOST_SKEW = 60.0
 
 
 class Status(StrEnum):
@@ -31,6 +35,16 @@ class Code(StrEnum):
     DEVICE_DOWN = "device-down"
     PLAN_PENDING = "plan-pending"
     ONE_PROVIDER = "one-provider"
+    CHAIN_HALTED = "chain-halted"
+    CLOCK_SKEW = "clock-skew"
+    # The alarms of the chain, each by its own word.
+    SUSPENDED = AlarmCode.SUSPENDED
+    QUARANTINED = AlarmCode.QUARANTINED
+    DISAGREEMENT = AlarmCode.DISAGREEMENT
+    PROVIDER_REFUSED = AlarmCode.PROVIDER_REFUSED
+    FINALITY = AlarmCode.FINALITY
+    MEMBERS_DIFFERED = AlarmCode.MEMBERS_DIFFERED
+    LOGS_DIFFERED = AlarmCode.LOGS_DIFFERED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +66,10 @@ class Health:
     status: Status
     ready: bool
     warnings: tuple[HealthWarning, ...]
+    state: ChainState
+    """How it stands with the chain."""
+    at: float
+    """Monotonic seconds of the judgement."""
     head_age: float | None
     """Seconds since the providers last agreed on a head; None for never."""
 
@@ -69,6 +87,8 @@ def assess(
     dark_after: float,
     fresh: float | None = None,
     trusts_one_provider: bool = False,
+    block_time: float | None = None,
+    wall_now: float | None = None,
 ) -> Health:
     """Judge a snapshot.
 
@@ -78,10 +98,20 @@ def assess(
         dark_after: seconds without an agreed head after which the chain counts as dark.
         fresh: the strict form of readiness: at most so many seconds since the last agreed head.
         trusts_one_provider: the operator chose to trust a single provider on a public chain.
+        block_time: seconds between two blocks; None where blocks come only when somebody writes,
+            so that neither a standstill nor the time of the newest block says anything.
+        wall_now: seconds since 1970 as this machine has it, to be compared with the chain's.
     """
-    agreed_at = snapshot.chain.agreed_at
-    age = None if agreed_at is None else max(0.0, now - agreed_at)
-    found = [*_chain_warnings(snapshot, age, dark_after, fresh), *_device_warnings(snapshot)]
+    chain = snapshot.chain
+    age = None if chain.agreed_at is None else max(0.0, now - chain.agreed_at)
+    state = chain_state(chain, now=now, dark_after=dark_after, block_time=block_time)
+    found = _chain_warnings(snapshot, state, age, now)
+    if chain.membership is not None and not snapshot.closed:
+        found += _stale(age, fresh)
+    found += [_warn(Code(alarm.code), alarm.text) for alarm in chain.alarms]
+    if block_time is not None and wall_now is not None:
+        found += _skew_warnings(clock_skew(chain, now=now, wall_now=wall_now))
+    found += _device_warnings(snapshot)
     if trusts_one_provider:
         found.append(
             _warn(Code.ONE_PROVIDER, "a single RPC provider is trusted with the member list")
@@ -92,7 +122,9 @@ def assess(
         # A permanent choice of the operator is shown, but it is no ill health.
         if any(w.status is level for w in found if w.code is not Code.ONE_PROVIDER):
             status = level
-    return Health(status=status, ready=ready, warnings=tuple(found), head_age=age)
+    return Health(
+        status=status, ready=ready, warnings=tuple(found), state=state, at=now, head_age=age
+    )
 
 
 def _warn(code: Code, text: str, *, bad: bool = False, blocks: bool = False) -> HealthWarning:
@@ -101,7 +133,7 @@ def _warn(code: Code, text: str, *, bad: bool = False, blocks: bool = False) -> 
 
 
 def _chain_warnings(
-    snapshot: Snapshot, age: float | None, dark_after: float, fresh: float | None
+    snapshot: Snapshot, state: ChainState, age: float | None, now: float
 ) -> list[HealthWarning]:
     chain = snapshot.chain
     because = f" ({chain.last_error})" if chain.last_error else ""
@@ -110,17 +142,37 @@ def _chain_warnings(
     if chain.membership is None:
         text = f"the membership has not been read yet{because}"
         return [_warn(Code.CHAIN_UNKNOWN, text, bad=True, blocks=True)]
-    found = []
     if not chain.verified:
         text = f"the membership is from this node's disk; no provider confirmed it yet{because}"
-        found.append(_warn(Code.CHAIN_UNVERIFIED, text, blocks=True))
-    elif age is not None and age > dark_after:
+        return [_warn(Code.CHAIN_UNVERIFIED, text, blocks=True)]
+    if state is ChainState.DARK:
         text = f"no agreed head for {age:.0f} s; members are held, nobody is admitted{because}"
-        found.append(_warn(Code.CHAIN_DARK, text))
-    if fresh is not None and (age is None or age > fresh):
-        text = f"the last agreed head is older than the {fresh:g} s asked for"
-        found.append(_warn(Code.CHAIN_STALE, text, blocks=True))
-    return found
+        return [_warn(Code.CHAIN_DARK, text)]
+    if state is ChainState.HALTED and chain.advanced_at is not None:
+        stood = now - chain.advanced_at
+        text = (
+            f"the chain stands still: its head has been block {chain.membership.block.number} for"
+            f" {stood:.0f} s; members are held"
+        )
+        return [_warn(Code.CHAIN_HALTED, text)]
+    return []
+
+
+def _stale(age: float | None, fresh: float | None) -> list[HealthWarning]:
+    if fresh is None or (age is not None and age <= fresh):
+        return []
+    text = f"the last agreed head is older than the {fresh:g} s asked for"
+    return [_warn(Code.CHAIN_STALE, text, blocks=True)]
+
+
+def _skew_warnings(skew: float | None) -> list[HealthWarning]:
+    if skew is None or abs(skew) <= MOST_SKEW:
+        return []
+    text = (
+        f"this machine's clock is {abs(skew):.0f} s {'ahead of' if skew > 0 else 'behind'} the"
+        " chain's newest block; nothing about members is decided by it"
+    )
+    return [_warn(Code.CLOCK_SKEW, text)]
 
 
 def _device_warnings(snapshot: Snapshot) -> list[HealthWarning]:
