@@ -18,9 +18,16 @@ import structlog
 from dstack_vpn.applier import Applier, ConfigurationWriter, note_disk_error, write_configuration
 from dstack_vpn.config import Settings
 from dstack_vpn.errors import ChainError, StoreError
-from dstack_vpn.mesh.access import Decision, Verdict, judge, judge_self, next_expiry
-from dstack_vpn.mesh.chaintime import ChainClock, Closing, closing
+from dstack_vpn.mesh.chaintime import (
+    ChainClock,
+    ChainState,
+    Closing,
+    chain_state,
+    closing,
+    turns_at,
+)
 from dstack_vpn.mesh.events import Event, EventKind, membership_events
+from dstack_vpn.mesh.judging import Judge
 from dstack_vpn.mesh.membership import NO_NODES, Membership
 from dstack_vpn.mesh.plan import LocalNode
 from dstack_vpn.mesh.sentence import describe
@@ -79,7 +86,13 @@ class Reconciler:
         self._saved_at = -SAVE_EVERY
         self._loaded_at = _now()
         self._clock = ChainClock()
-        self._next_expiry: int | None = None
+        self._state = ChainState.UNKNOWN
+        self._judging = Judge(node_id=local.node_id, public_key=local.public_key)
+        self._next_end: int | None = None
+        # Tokens that changed since the device side was last told, and whether it has yet to do what
+        # it was told.
+        self._news: frozenset[int] = frozenset()
+        self._behind = True
         self._asked = asyncio.Event()
         self._wake = asyncio.Event()
         self._cycling = asyncio.Lock()
@@ -90,6 +103,12 @@ class Reconciler:
             resolver=self._resolver,
             sync_interval=settings.sync_interval,
         )
+        if self._saved:
+            # At the start, news is what differs from what the last run left.
+            held = self._saved.membership
+            self._judging.judge(
+                held, confirmed=self._held_up_to(held), chain_now=held.block.timestamp
+            )
         self.snapshot = Snapshot(
             node_id=local.node_id,
             public_key=local.public_key,
@@ -169,11 +188,19 @@ class Reconciler:
         due = [self._applier.due_at()]
         if self.snapshot.chain.membership is None:
             return self._settings.sync_interval
-        if self._next_expiry is not None:
-            due.append(now + self._next_expiry - self._clock.at(now))
+        if self._next_end is not None:
+            due.append(now + self._next_end - self._clock.at(now))
         closes = self._closing(now)
         if closes is not None and not self.snapshot.closed:
             due.append(closes.at)
+        turns = turns_at(
+            self._source.view,
+            now=now,
+            dark_after=self._settings.dark_after,
+            block_time=self._settings.network.block_time,
+        )
+        if turns is not None:
+            due.append(turns)
         return max(0.0, min(due) - now)
 
     async def cycle(self) -> str:
@@ -186,7 +213,10 @@ class Reconciler:
         membership, own = snapshot.chain.membership, snapshot.own
         if membership is not None and own is not None:
             if self._device_is_due(old, snapshot, now):
-                applied = await self._applier.apply(snapshot, membership, own, now=now)
+                applied = await self._applier.apply(
+                    snapshot, membership, own, now=now, changed=self._changed(old, snapshot)
+                )
+                self._news, self._behind = frozenset(), applied.snapshot.pending is not None
                 snapshot = await write_configuration(self._write_conf, applied, membership)
                 sentence = applied.sentence
                 events += _applied_events(membership, sentence)
@@ -196,6 +226,7 @@ class Reconciler:
         elif snapshot.chain.last_error:
             await self._applier.strip()
         _tell(old, snapshot, events)
+        self._tell_state(snapshot.chain, now)
         self.snapshot = await self._persist(snapshot, events, now)
         self._publish(events)
         return sentence
@@ -221,58 +252,58 @@ class Reconciler:
         closed = closes.reason if closes is not None and now >= closes.at else None
         if membership is None:
             return replace(snapshot, closed=closed), ()
-        before = old.chain.membership
-        same = before is not None and before.nodes is membership.nodes
-        if same and old.chain.reorgs == snapshot.chain.reorgs and self._settled(old, now):
-            # Nearly every block changes nothing here; judging thousands anew would be all the work.
-            return replace(snapshot, closed=closed), ()
-        chain_now = self._clock.at(now)
-        decisions = judge(
+        found = self._judging.judge(
             membership,
-            confirmed=self._confirmed(membership),
-            chain_now=chain_now,
+            confirmed=self._confirmed(snapshot.chain, membership),
+            chain_now=self._clock.at(now),
             suspects=snapshot.chain.suspects,
         )
-        self._next_expiry = next_expiry(membership, chain_now=chain_now)
-        own = judge_self(decisions, snapshot.node_id, snapshot.public_key)
-        # At the start, news is what differs from what the last run left.
-        known = before or (self._saved.membership if self._saved else None)
+        self._next_end = found.next_end
+        self._news |= found.changed
+        known = old.chain.membership or (self._saved.membership if self._saved else None)
         events = membership_events(
             block=membership.block.number,
-            before=old.decisions if before else self._decided(known),
-            after=decisions,
+            before=found.before,
+            after=found.after,
             nodes_before=known.nodes if known else NO_NODES,
             nodes_after=membership.nodes,
         )
-        return replace(snapshot, decisions=decisions, own=own, closed=closed), events
+        decisions = old.decisions
+        if found.changed or old.own is None:
+            decisions = tuple(found.decisions.values())
+        return replace(snapshot, decisions=decisions, own=found.own, closed=closed), events
 
-    def _decided(self, known: Membership | None) -> tuple[Decision, ...]:
-        """The verdicts of the last run on what it knew."""
-        if known is None:
-            return ()
-        confirmed = self._confirmed(known)
-        return judge(known, confirmed=confirmed, chain_now=known.block.timestamp)
+    def _confirmed(self, view: ChainView, membership: Membership) -> int | None:
+        """The block up to which admissions count."""
+        if view.verified and view.confirmed is not None:
+            return view.confirmed
+        return self._held_up_to(membership)
 
-    def _confirmed(self, known: Membership) -> int:
-        return known.block.number - self._settings.depth
+    def _held_up_to(self, held: Membership) -> int | None:
+        """The block up to which the admissions of a saved membership count.
 
-    def _settled(self, old: Snapshot, now: float) -> bool:
-        """Whether the verdicts on the same nodes are still what they were."""
-        if any(d.verdict is Verdict.NOT_YET_CONFIRMED for d in old.decisions):
-            return False
-        return self._next_expiry is None or self._clock.at(now) < self._next_expiry
+        Of what the last run knew those are held whom it had surely admitted: while nobody answers,
+        nobody is let in.
+        """
+        depth = self._settings.confirmations
+        if isinstance(depth, int):
+            return held.block.number - depth
+        return held.finalized.number if held.finalized else None
 
     def _device_is_due(self, old: Snapshot, new: Snapshot, now: float) -> bool:
-        before, after = old.chain.membership, new.chain.membership
         return (
             now >= self._applier.due_at()
             or old.applied_block is None
-            or (before is None) != (after is None)
-            or (before is not None and after is not None and before.nodes is not after.nodes)
-            or old.decisions != new.decisions
+            or bool(self._news)
             or old.own != new.own
             or old.closed != new.closed
         )
+
+    def _changed(self, old: Snapshot, new: Snapshot) -> frozenset[int] | None:
+        """The tokens that the device side must look at; None for all."""
+        if self._behind or old.own != new.own or old.closed != new.closed:
+            return None
+        return self._news
 
     def _closing(self, now: float) -> Closing | None:
         return closing(
@@ -287,6 +318,26 @@ class Reconciler:
         assert self._saved is not None
         # By a wall clock that stands before the save it would have no age, for ever.
         return max(now - self._loaded_at, time.time() - self._saved.saved_at)
+
+    def _tell_state(self, view: ChainView, now: float) -> None:
+        """Log once how it stands with the chain when that is another thing than before."""
+        state = chain_state(
+            view,
+            now=now,
+            dark_after=self._settings.dark_after,
+            block_time=self._settings.network.block_time,
+        )
+        before, self._state = self._state, state
+        if state is before or view.membership is None:
+            return
+        block = view.membership.block.number
+        if state is ChainState.DARK and view.agreed_at is not None:
+            age = round(now - view.agreed_at)
+            log.warning("chain.dark", block=block, age=age, reason=view.last_error)
+        elif state is ChainState.HALTED and view.advanced_at is not None:
+            log.warning("chain.halted", block=block, age=round(now - view.advanced_at))
+        elif before in (ChainState.DARK, ChainState.HALTED):
+            log.info("chain.light", block=block, was=str(before))
 
     async def _persist(self, snapshot: Snapshot, events: tuple[Event, ...], now: float) -> Snapshot:
         """Save what was verified; a disk that is full or gone stops nothing."""

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dstack_vpn.mesh.chaintime import ChainClock, chain_state, clock_skew, closing
+from dstack_vpn.mesh.chaintime import ChainClock, chain_state, clock_skew, closing, turns_at
 from dstack_vpn.mesh.snapshot import ChainView
 from mesh.build import BLOCK, CHAIN_NOW, NOW, chain_view, membership
 
@@ -158,6 +158,23 @@ def test_dark_is_not_halted(
     """Dark: nothing is agreed on. Halted: it is, but on an old head."""
     view = chain_view(membership(), agreed_at=NOW - agreed, advanced_at=NOW - advanced)
     assert chain_state(view, now=NOW, dark_after=60, block_time=block_time) == state
+
+
+@given(st.floats(0, 200), st.floats(0, 200), st.sampled_from([None, 2.0]))
+def test_when_the_state_turns(agreed: float, advanced: float, block_time: float | None) -> None:
+    """Until the time that is told the state is what it is now; just after it is another one."""
+    view = chain_view(membership(), agreed_at=NOW - agreed, advanced_at=NOW - agreed - advanced)
+
+    def state(now: float) -> str:
+        return chain_state(view, now=now, dark_after=60, block_time=block_time)
+
+    turns = turns_at(view, now=NOW, dark_after=60, block_time=block_time)
+    if turns is None:
+        assert state(NOW) == state(NOW + 1e6) == "dark"
+    else:
+        assert turns >= NOW
+        assert state(turns) == state(NOW)
+        assert state(turns + 1e-6) != state(NOW)
 
 
 def test_before_anything_is_confirmed() -> None:

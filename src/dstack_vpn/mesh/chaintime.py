@@ -84,6 +84,15 @@ def chain_state(
     return ChainState.FOLLOWING
 
 
+def turns_at(
+    view: ChainView, *, now: float, dark_after: float, block_time: float | None
+) -> float | None:
+    """The next monotonic time at which the state becomes another one by itself, or None."""
+    begins = [view.agreed_at, None if block_time is None else view.advanced_at]
+    ends = [begin + dark_after for begin in begins if begin is not None]
+    return min((end for end in ends if end >= now), default=None)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Closing:
     """From when on all peers are out although they are members, and why."""
