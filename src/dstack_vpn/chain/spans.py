@@ -48,10 +48,10 @@ _SIZE = re.compile(
     re.IGNORECASE,
 )
 _PERHAPS = re.compile(
-    # A node that takes too long, or a proxy that gives up, may do better with less. proxyd says
-    # "no backend" for that too, and some say all of it by the status of HTTP only.
+    # Whoever takes too long may do better with less. proxyd says "no backend" for that too, and
+    # some say all of it by the status of HTTP only.
     r"time(d )?\W?out|deadline exceeded|took too long|no answer (with)?in "
-    r"|no backend is currently healthy|an answer of more than|HTTP status (400|413)",
+    r"|no backend is currently healthy|HTTP status (400|413)",
     re.IGNORECASE,
 )
 

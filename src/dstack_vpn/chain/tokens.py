@@ -153,14 +153,32 @@ def settle(
         suspended=not still and history.key_set(holder, access.key, floor) is None,
         since_block=block,
     )
-    lapses = [p.at for p in named if _lapses(p.event, access.key)]
-    if before is not None and before.access_state == node.access_state and not (moves or lapses):
+    lapsed = moves or any(_lapses(p.event, access.key) for p in named)
+    if before is not None and before.access_state == node.access_state and not lapsed:
         return replace(node, since_block=before.since_block)
     if not node.active:
         return replace(node, since_block=named[-1].at.block if named else block)
+    return replace(node, since_block=_since(node, before, named, history, floor) or block)
+
+
+def _since(
+    node: Node, before: Node | None, named: Sequence[Placed], history: History, floor: Position
+) -> int | None:
+    """The block since which an active token has its access, if an event tells it."""
+    start = floor
+    given: int | None = None
+    out = before is not None and before.revoked
+    for at, event in ((p.at, p.event) for p in named):
+        if isinstance(event, Revoked):
+            out, given = True, None
+        elif isinstance(event, Granted):
+            given = at.block if given is None else given
+            start = max(start, at) if event.key != node.key else start
     # The first time, not the last: setting one's key again must not let a copy of it be older.
-    first = history.key_set(holder, access.key, max([floor, *lapses]))
-    return replace(node, since_block=first.block) if first else node
+    first = history.key_set(node.holder, node.key, start)
+    if out:
+        return given if given is None or first is None else max(given, first.block)
+    return first.block if first else None
 
 
 def _lapses(event: object, key: bytes) -> bool:
