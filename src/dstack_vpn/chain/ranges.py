@@ -134,7 +134,12 @@ class LogHistory:
             return None
         if isinstance(logs, Refusal):
             problem = f"eth_getLogs was refused: {logs.message} (code {logs.code})"
-            self._shrink(ProviderError(self._provider.name, problem, code=logs.code), first, count)
+            refusal = ProviderError(self._provider.name, problem, code=logs.code)
+            try:
+                self._shrink(refusal, first, count)
+            except ChainError as error:
+                self._provider.blame(error)
+                raise
             return None
         block = end.block
         if any(log.block_hash != block.hash for log in logs if log.block == block.number):
