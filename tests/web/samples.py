@@ -1,14 +1,14 @@
 """Snapshots for the tests of the HTTP endpoints, built by the real constructors."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import Any
 
 from dstack_vpn.mesh.access import find, judge
 from dstack_vpn.mesh.device import SeenDevice, SeenPeer, SocketAddress, WantedPeer
 from dstack_vpn.mesh.health import Health, assess
-from dstack_vpn.mesh.membership import Membership, Node
+from dstack_vpn.mesh.membership import BlockHash, Mark, Membership, Node
 from dstack_vpn.mesh.snapshot import ChainView, ProviderStatus, Snapshot
 from mesh import build
 from mesh.build import key_of, node
@@ -20,7 +20,8 @@ OWN = key_of(1)
 
 def membership(nodes: Sequence[Node]) -> Membership:
     """The membership of these tokens at the block that these snapshots are about."""
-    return build.membership(nodes, number=90, timestamp=CHAIN_NOW)
+    made = build.membership(nodes, number=90, timestamp=CHAIN_NOW)
+    return replace(made, finalized=Mark(26, BlockHash(f"0x{26:064x}")))
 
 
 def provider(name: str = "rpc.example#1", **values: Any) -> ProviderStatus:
@@ -32,6 +33,10 @@ def provider(name: str = "rpc.example#1", **values: Any) -> ProviderStatus:
         "last_error": None,
         "requests": {"eth_call": 3, "eth_getLogs": 2},
         "failures": 1,
+        "voter": name.partition("#")[0],
+        "head_hash": BlockHash(f"0x{92:064x}"),
+        "agrees": True,
+        "seen_at": NOW - 0.5,
     }
     return ProviderStatus(**facts | values)
 
@@ -98,6 +103,12 @@ def chain(**values: Any) -> ChainView:
         "last_error": None,
         "reorgs": 1,
         "resyncs": 2,
+        "confirmed": 90,
+        "advanced_at": NOW - 3,
+        "needed": 2,
+        "voters": 3,
+        "deepest_reorg": 4,
+        "compares": 5,
     }
     return ChainView(**facts | values)
 

@@ -7,7 +7,7 @@ import pytest
 
 from dstack_vpn.mesh.access import find, judge
 from dstack_vpn.mesh.health import Health, assess
-from dstack_vpn.mesh.snapshot import Snapshot
+from dstack_vpn.mesh.snapshot import Alarm, AlarmCode, Snapshot
 from dstack_vpn.web.answer import JsonAnswer
 from dstack_vpn.web.render import (
     render_access,
@@ -27,13 +27,14 @@ from web.samples import (
     device,
     membership,
     peer,
+    provider,
     snapshot,
     wanted,
 )
 
 
 def judged(shot: Snapshot, **values: Any) -> Health:
-    return assess(shot, now=NOW, dark_after=60, **values)
+    return assess(shot, now=NOW, dark_after=60, block_time=2.0, **values)
 
 
 def health(shot: Snapshot) -> dict[str, Any]:
@@ -66,13 +67,24 @@ def test_health_of_a_node_that_is_well() -> None:
             "reason": "active, unexpired and with a valid key",
         },
         "chain": {
+            "state": "following",
             "head": 90,
             "hash": f"0x{90:064x}",
             "ageSeconds": 2.0,
+            "agreedAgeSeconds": 2.0,
+            "advancedAgeSeconds": 3.0,
+            "finalized": {"number": 26, "hash": f"0x{26:064x}", "lag": 64},
             "lag": 2,
             "verified": True,
+            "needed": 2,
+            "voters": 3,
+            "suspects": 0,
+            "reorgs": 1,
+            "deepestReorg": 4,
             "lastError": None,
         },
+        "alarms": [],
+        "waiting": {"count": 0, "tokens": []},
         "timestamp": "2023-11-14T22:15:00.500Z",
     }
 
@@ -92,6 +104,7 @@ def test_health_before_anything_was_read() -> None:
     ("changed", "status", "bridge", "component", "component_status"),
     [
         ({"chain": chain(agreed_at=NOW - 61)}, "degraded", "running", "contract", "degraded"),
+        ({"chain": chain(advanced_at=NOW - 61)}, "degraded", "running", "contract", "degraded"),
         (
             {"chain": chain(membership=membership([]), verified=False)},
             "degraded",
@@ -157,11 +170,87 @@ def test_stats() -> None:
     assert shown["peersetHash"] == shot.peerset_hash
     assert shown["providers"][0] == {
         "name": "rpc.example#1",
+        "voter": "rpc.example",
         "healthy": True,
         "head": 92,
+        "headHash": f"0x{92:064x}",
+        "lagBlocks": 0,
+        "agrees": True,
+        "seenAgeSeconds": 0.5,
+        "quarantinedForSeconds": None,
         "lastError": None,
         "requests": {"eth_call": 3, "eth_getLogs": 2},
         "failures": 1,
+        "refused": {},
+    }
+    # 100.5 s after the start, by two providers.
+    assert shown["requestsPerHour"] == {"eth_call": 214.9, "eth_getLogs": 143.3}
+    assert shown["chain"] == health(shot)["chain"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "word"),
+    [
+        ({}, "following"),
+        ({"chain": chain(agreed_at=NOW - 61)}, "dark"),
+        ({"chain": chain(advanced_at=NOW - 61)}, "halted"),
+        ({"chain": chain(verified=False, agreed_at=None)}, "unverified"),
+        ({"chain": chain(membership=None)}, "unknown"),
+        ({"closed": "dark for a day"}, "closed"),
+    ],
+)
+def test_state_of_the_chain(changed: dict[str, Any], word: str) -> None:
+    """One word says how it stands with the chain; closed comes before all others."""
+    assert health(snapshot(**changed))["chain"]["state"] == word
+
+
+def test_a_provider_that_lies_behind_or_lies() -> None:
+    """How far it is behind, what was refused of it, and for how long its word alone is ignored."""
+    behind = provider(
+        "b.example#2",
+        head=80,
+        agrees=False,
+        seen_at=NOW - 30,
+        quarantined_until=NOW + 600,
+        refused={"history": 2},
+    )
+    silent = provider("c.example#3", head=None, seen_at=None, quarantined_until=NOW - 1)
+    shot = snapshot(chain=chain(providers=(provider(), behind, silent)))
+    _, shown, never = render_stats(shot, judged(shot), wall_now=WALL_NOW)["providers"]
+    assert (shown["lagBlocks"], shown["agrees"], shown["seenAgeSeconds"]) == (12, False, 30.0)
+    assert (shown["quarantinedForSeconds"], shown["refused"]) == (600.0, {"history": 2})
+    assert (never["lagBlocks"], never["seenAgeSeconds"]) == (None, None)
+    assert never["quarantinedForSeconds"] is None
+
+
+def test_alarms() -> None:
+    """An alarm is a reason of /health and, with its provider and its age, an entry of its own."""
+    alarm = Alarm(code=AlarmCode.QUARANTINED, text="a lie", provider="b.example#2", since=NOW - 9)
+    other = Alarm(code=AlarmCode.FINALITY, text="block 7 is gone", since=NOW - 1)
+    shot = snapshot(chain=chain(alarms=(alarm, other)))
+    shown = health(shot)
+    assert shown["alarms"] == [
+        {"text": "a lie", "provider": "b.example#2", "ageSeconds": 9.0}
+        | {"code": "source-quarantined"},
+        {"code": "finality-violated", "text": "block 7 is gone", "provider": None}
+        | {"ageSeconds": 1.0},
+    ]
+    assert [r["code"] for r in shown["reasons"]] == [a["code"] for a in shown["alarms"]]
+    assert shown["alarms"] == render_stats(shot, judged(shot), wall_now=WALL_NOW)["alarms"]
+    assert shown["status"] == "degraded"
+
+
+def test_grants_that_wait() -> None:
+    """Who waits for the depth of an admission, and why; of many the first twenty, and how many."""
+    nodes = [node(i, since_block=90 + i // 30) for i in range(30, 0, -1)]
+    decisions = judge(membership(nodes), confirmed=89, chain_now=0)
+    waiting = health(snapshot(nodes, decisions=decisions))["waiting"]
+    assert waiting["count"] == 30
+    assert [t["tokenId"] for t in waiting["tokens"]] == list(range(1, 21))
+    assert waiting["tokens"][0] == {
+        "tokenId": 1,
+        "nodeId": "node-1",
+        "reason": "admitted at block 90; admissions count up to block 89",
     }
 
 
@@ -225,7 +314,7 @@ def test_wireguard_without_a_device() -> None:
 def test_access() -> None:
     """Verdicts come with their words, reasons and the block that they are about."""
     shot = snapshot([node(1), node(2, revoked=True)])
-    shown = render_access(shot, shot.decisions)
+    shown = render_access(shot)
     assert shown["block"] == 90
     assert [a["verdict"] for a in shown["access"]] == ["ACCESS_GRANTED", "REVOKED"]
     assert shown["access"][0]["publicKey"] == key_of(1).text
@@ -256,12 +345,12 @@ def test_hostile_text_comes_out_as_json(hostile: str) -> None:
     nodes = [node(1), node(2, node_id=hostile)]
     shot = snapshot(nodes, last_error=hostile, notes={2: (hostile,)})
     for shown in (
-        render_access(shot, shot.decisions),
+        render_access(shot),
         health(shot),
         render_wireguard(shot, wall_now=WALL_NOW),
     ):
         body = bytes(JsonAnswer(shown).body)
         assert msgspec.json.decode(body).keys() == shown.keys()
-    verdict = msgspec.json.decode(JsonAnswer(render_access(shot, shot.decisions)).body)
+    verdict = msgspec.json.decode(JsonAnswer(render_access(shot)).body)
     readable = hostile.encode("utf-8", "replace").decode()
     assert verdict["access"][1]["nodeId"] == readable

@@ -110,7 +110,7 @@ class _Views:
         snapshot = self._source.snapshot
         if objection := self._objection(request, snapshot):
             return objection
-        return JsonAnswer(render_access(snapshot, snapshot.decisions))
+        return JsonAnswer(render_access(snapshot))
 
     async def access_of(self, request: Request) -> Response:
         snapshot = self._source.snapshot

@@ -7,20 +7,23 @@ HTML the reader's.
 """
 
 from collections import Counter
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from dstack_vpn.mesh.access import Decision, Verdict
 from dstack_vpn.mesh.device import SeenPeer
 from dstack_vpn.mesh.health import Code, Health, Status
+from dstack_vpn.mesh.membership import Membership
 from dstack_vpn.mesh.plan import REJECT_AFTER
-from dstack_vpn.mesh.snapshot import ProviderStatus, Snapshot
+from dstack_vpn.mesh.snapshot import Alarm, ProviderStatus, Snapshot
 
 Json = dict[str, Any]
 
 # Fixed by the JSON readers of this world: JavaScript's numbers are exact up to here.
 MAX_SAFE_INTEGER = 2**53 - 1
+
+# We chose. Whoever wants all of them asks for the verdicts.
+WAITING_SHOWN = 20
 
 
 def render_health(snapshot: Snapshot, health: Health, *, wall_now: float) -> Json:
@@ -44,6 +47,8 @@ def render_health(snapshot: Snapshot, health: Health, *, wall_now: float) -> Jso
         },
         "access": _access_in_short(snapshot.own),
         "chain": _chain(snapshot, health),
+        "alarms": [_alarm(a, health) for a in snapshot.chain.alarms],
+        "waiting": _waiting(snapshot),
         "timestamp": _iso(wall_now),
     }
 
@@ -71,9 +76,14 @@ def render_stats(snapshot: Snapshot, health: Health, *, wall_now: float) -> Json
         "totalPeers": len(snapshot.peer_names),
         "rxBytes": sum(p.rx_bytes for p in peers),
         "txBytes": sum(p.tx_bytes for p in peers),
-        "providers": [_provider(p) for p in snapshot.chain.providers],
+        "chain": _chain(snapshot, health),
+        "alarms": [_alarm(a, health) for a in snapshot.chain.alarms],
+        "waiting": _waiting(snapshot),
+        "providers": [_provider(p, snapshot, health) for p in snapshot.chain.providers],
+        "requestsPerHour": _requests_per_hour(snapshot, wall_now),
         "reorgs": snapshot.chain.reorgs,
         "resyncs": snapshot.chain.resyncs,
+        "compares": snapshot.chain.compares,
         "errors": snapshot.error_count,
         "lastChange": snapshot.last_sentence,
         "timestamp": _iso(wall_now),
@@ -104,8 +114,9 @@ def render_wireguard(snapshot: Snapshot, *, wall_now: float) -> Json:
     }
 
 
-def render_access(snapshot: Snapshot, decisions: Sequence[Decision]) -> Json:
+def render_access(snapshot: Snapshot) -> Json:
     """What /api/access says: the verdicts on all tokens, and the block that they are about."""
+    decisions = sorted(snapshot.decisions, key=lambda d: d.token_id)
     return {"block": _block_number(snapshot), "access": [render_decision(d) for d in decisions]}
 
 
@@ -140,7 +151,8 @@ def _components(snapshot: Snapshot, health: Health) -> Json:
     known = snapshot.chain.membership is not None
     held = Status.HEALTHY if snapshot.chain.verified else Status.DEGRADED
     # The states of the parts, each by what it needs to do its work.
-    contract = held if Code.CHAIN_DARK not in codes else Status.DEGRADED
+    away = codes & {Code.CHAIN_DARK, Code.CHAIN_HALTED}
+    contract = Status.DEGRADED if away else held
     config = Status.DEGRADED if Code.PLAN_PENDING in codes else Status.HEALTHY
     parts = {
         "contract": contract if known else Status.UNHEALTHY,
@@ -152,26 +164,85 @@ def _components(snapshot: Snapshot, health: Health) -> Json:
 
 
 def _chain(snapshot: Snapshot, health: Health) -> Json:
-    membership = snapshot.chain.membership
+    view = snapshot.chain
+    membership = view.membership
     return {
+        "state": "closed" if snapshot.closed else health.state,
         "head": membership.block.number if membership else None,
         "hash": membership.block.hash if membership else None,
         "ageSeconds": _seconds(health.head_age),
+        "agreedAgeSeconds": _age(view.agreed_at, health),
+        "advancedAgeSeconds": _age(view.advanced_at, health),
+        "finalized": _finalized(membership),
         "lag": snapshot.lag_blocks,
-        "verified": snapshot.chain.verified,
-        "lastError": snapshot.chain.last_error,
+        "verified": view.verified,
+        "needed": view.needed,
+        "voters": view.voters,
+        "suspects": len(view.suspects),
+        "reorgs": view.reorgs,
+        "deepestReorg": view.deepest_reorg,
+        "lastError": view.last_error,
     }
 
 
-def _provider(provider: ProviderStatus) -> Json:
+def _finalized(membership: Membership | None) -> Json | None:
+    mark = membership.finalized if membership else None
+    if membership is None or mark is None:
+        return None
+    lag = max(0, membership.block.number - mark.number)
+    return {"number": mark.number, "hash": mark.hash, "lag": lag}
+
+
+def _alarm(alarm: Alarm, health: Health) -> Json:
+    return {
+        "code": alarm.code,
+        "text": alarm.text,
+        "provider": alarm.provider or None,
+        "ageSeconds": _age(alarm.since, health),
+    }
+
+
+def _waiting(snapshot: Snapshot) -> Json:
+    """The grants that wait for their block to count, and why; not all of them are shown."""
+    waiting = [d for d in snapshot.decisions if d.verdict is Verdict.NOT_YET_CONFIRMED]
+    shown = sorted(waiting, key=lambda d: d.token_id)[:WAITING_SHOWN]
+    return {
+        "count": len(waiting),
+        "tokens": [
+            {"tokenId": _token_id(d.token_id), "nodeId": d.node_id, "reason": d.reason}
+            for d in shown
+        ],
+    }
+
+
+def _provider(provider: ProviderStatus, snapshot: Snapshot, health: Health) -> Json:
+    heads = [p.head for p in snapshot.chain.providers if p.head is not None]
+    until = provider.quarantined_until
+    held = None if until is None or until <= health.at else until - health.at
     return {
         "name": provider.name,
+        "voter": provider.voter,
         "healthy": provider.healthy,
         "head": provider.head,
+        "headHash": provider.head_hash,
+        "lagBlocks": None if provider.head is None else max(heads) - provider.head,
+        "agrees": provider.agrees,
+        "seenAgeSeconds": _age(provider.seen_at, health),
+        "quarantinedForSeconds": _seconds(held),
         "lastError": provider.last_error,
         "requests": dict(provider.requests),
         "failures": provider.failures,
+        "refused": dict(provider.refused),
     }
+
+
+def _requests_per_hour(snapshot: Snapshot, wall_now: float) -> Json:
+    """By method, of all providers, on average since the start."""
+    counts: Counter[str] = Counter()
+    for provider in snapshot.chain.providers:
+        counts.update(provider.requests)
+    hours = max(1000, _uptime(snapshot, wall_now)) / 3_600_000
+    return {method: round(count / hours, 1) for method, count in sorted(counts.items())}
 
 
 def _peer(snapshot: Snapshot, peer: SeenPeer, wall_now: float) -> Json:
@@ -229,6 +300,10 @@ def _uptime(snapshot: Snapshot, wall_now: float) -> int:
 
 def _seconds(value: float | None) -> float | None:
     return None if value is None else round(max(0.0, value), 3)
+
+
+def _age(since: float | None, health: Health) -> float | None:
+    return None if since is None else _seconds(health.at - since)
 
 
 def _iso(wall: float) -> str:
