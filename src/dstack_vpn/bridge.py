@@ -17,8 +17,7 @@ from typing import Any, Self
 
 import structlog
 
-from dstack_vpn.chain.follow import Follower
-from dstack_vpn.chain.providers import open_providers
+from dstack_vpn.chain.providers import open_follower
 from dstack_vpn.config import Settings, load_settings
 from dstack_vpn.errors import DstackVpnError, SettingError, UserError
 from dstack_vpn.identity import load_identity
@@ -363,13 +362,7 @@ async def build(
         ipv6=ipv6,
         on_link=await on_link_networks(ignoring=settings.interface),
     )
-    follower = Follower(
-        providers=open_providers(settings.rpc_urls),
-        chain_id=network.chain_id,
-        contract=settings.contract,
-        confirmations=settings.depth,
-        contract_wait=0.0 if dry else settings.contract_wait,
-    )
+    follower = open_follower(settings, contract_wait=0.0 if dry else settings.contract_wait)
     stack.push_async_callback(follower.aclose)
 
     def write(wanted: WantedDevice, membership: Membership) -> None:

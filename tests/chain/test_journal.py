@@ -39,14 +39,14 @@ def test_a_reorganisation_undoes_what_its_blocks_changed() -> None:
     journal = Journal(block(5), checkpoint(0), {1: node(1), 2: node(2)})
     base = journal.head
     old = [step(block(6), {1: None}), step(block(7), {3: node(3), 2: node(2, revoked=True)})]
-    assert journal.replace_after(base, old) == 0
+    assert journal.replace_after(base, old) == []
     assert journal.nodes == {2: node(2, revoked=True), 3: node(3)}
     new = [
         step(block(6, 1, parent_branch=0)),
         step(block(7, 1)),
         step(block(8, 1), {4: node(4)}, 1),
     ]
-    assert journal.replace_after(base, new) == 2
+    assert [r.block for r in journal.replace_after(base, new)] == [block(7), block(6)]
     assert journal.nodes == {1: node(1), 2: node(2), 4: node(4)}
     assert journal.find(block(7).hash) is None
     assert journal.head.checkpoint == checkpoint(1)
@@ -57,6 +57,9 @@ def test_the_window_forgets_its_oldest_blocks() -> None:
     journal = Journal(block(0), checkpoint(0), {}, window=4)
     for number in range(1, 10):
         journal.replace_after(journal.head, [step(block(number), {number: node(number)})])
+    assert journal.oldest.block == block(0), "it is all above what is agreed on"
+    journal.keep_from = 8
+    journal.replace_after(journal.head, [])
     assert journal.oldest.block == block(6)
     assert journal.find(block(5).hash) is None
     assert set(journal.nodes_at(journal.oldest)) == set(range(1, 7))
@@ -94,7 +97,7 @@ def test_every_record_leads_back_to_its_tokens(
             parent_hash=parent.hash,
             timestamp=0,
         )
-        assert journal.replace_after(base, [step(at, made)]) == back
+        assert len(journal.replace_after(base, [step(at, made)])) == back
         after = {k: v for k, v in (tokens | made).items() if v is not None}
         copies.append((at, after))
         for one, expected in copies:

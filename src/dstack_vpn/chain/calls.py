@@ -15,11 +15,11 @@ from dstack_vpn.chain.header import Header, parse_bytes, parse_header, parse_qua
 from dstack_vpn.chain.keccak import keccak256
 from dstack_vpn.chain.verify import parse_logs
 from dstack_vpn.errors import BadAnswerError
-from dstack_vpn.mesh.membership import Address, Block, Checkpoint, Node
+from dstack_vpn.mesh.membership import Address, Block, Checkpoint, Node, Tag
 
 T = TypeVar("T")
 
-Tag = str | dict[str, object]
+At = str | dict[str, object]
 """How a call names its block."""
 
 
@@ -87,17 +87,22 @@ def header_at_or_none(number: int) -> Call[Header | None]:
     return Call("eth_getBlockByNumber", (hex(number), False), parse)
 
 
+def tagged(tag: Tag) -> Call[Header]:
+    """The newest block that the provider calls safe, or finalized."""
+    return Call("eth_getBlockByNumber", (str(tag), False), parse_header)
+
+
 def code(address: Address) -> Call[bytes]:
     """The contract's code at the head; empty when there is none."""
     return Call("eth_getCode", (address, "latest"), parse_bytes)
 
 
-def at_hash(block: Block) -> Tag:
+def at_hash(block: Block) -> At:
     """Names a block so that no other can answer for it."""
     return {"blockHash": block.hash, "requireCanonical": True}
 
 
-def read(address: Address, data: bytes, at: Tag, parse: Callable[[bytes], T]) -> Call[T]:
+def read(address: Address, data: bytes, at: At, parse: Callable[[bytes], T]) -> Call[T]:
     """A view of the contract."""
     transaction = {"to": address, "data": "0x" + data.hex()}
     return Call("eth_call", (transaction, at), lambda value: parse(parse_bytes(value)))
@@ -126,7 +131,7 @@ def checkpoint_or_seed(address: Address, chain: int, block: Block) -> Call[Check
     return read(address, abi.CALL_CHECKPOINT, at_hash(block), parse)
 
 
-def next_token_id(address: Address, at: Tag) -> Call[int]:
+def next_token_id(address: Address, at: At) -> Call[int]:
     """The token id that the next mint would get; 1 when there is no contract yet."""
 
     def parse(data: bytes) -> int:
@@ -156,7 +161,7 @@ def page(address: Address, block: Block, first: int, limit: int) -> Call[Page]:
     return read(address, abi.call_get_nodes(first, limit), at_hash(block), parse)
 
 
-def page_digest(address: Address, at: Tag, first: int, limit: int) -> Call[bytes]:
+def page_digest(address: Address, at: At, first: int, limit: int) -> Call[bytes]:
     """Ask for the digest of a range of tokens."""
     return read(address, abi.call_hash_nodes(first, limit), at, abi.decode_hash)
 
@@ -167,6 +172,33 @@ def digest_of(nodes: Sequence[Node | None]) -> bytes:
         return keccak256(abi.encode_page(nodes))
     except BadAnswerError:
         return b""
+
+
+def change_counts(address: Address, first: int, last: int) -> Call[dict[int, int]]:
+    """How many changes the blocks of a range have, where they have any."""
+    query = {
+        "fromBlock": hex(first),
+        "toBlock": hex(last),
+        "address": address,
+        "topics": ["0x" + abi.NODE_CHANGED.hex()],
+    }
+
+    def parse(value: object) -> dict[int, int]:
+        if not isinstance(value, list):
+            raise BadAnswerError("logs", "an answer that is not a list of logs")
+        counts: dict[int, int] = {}
+        for log in value:
+            if not isinstance(log, dict):
+                raise BadAnswerError("logs", "a log that is not an object")
+            number = parse_quantity(log.get("blockNumber"))
+            if not first <= number <= last:
+                raise BadAnswerError("log-block", "a log of a block that was not asked for")
+            if parse_bytes(log.get("address"), 20).hex() != address[2:]:
+                raise BadAnswerError("log-address", "a log of another contract")
+            counts[number] = counts.get(number, 0) + 1
+        return counts
+
+    return Call("eth_getLogs", (query,), parse)
 
 
 def logs(address: Address, header: Header) -> Call[list[abi.NodeChanged]]:

@@ -1,38 +1,40 @@
 """The follower: from the configured providers to one membership that is always current.
 
-I/O, and the only part that the reconciler knows: `start` once, then `poll` and `wait` in turn. It
-decides which block to go to and what to do when that cannot be; `advance` and `pages` read, the
-pure modules check. Errors of the chain never escape from `poll`: what is known stays in force, and
-the view says why nothing new came.
+I/O, and the only part that the reconciler knows. One witness follows each provider; after each look
+the tally tells what enough of them have seen alike (who may be in) and what any of them says
+against a member (who must be out). Errors of the chain never escape: what is known stays in force,
+and the view says why nothing new came.
 """
 
 import asyncio
-import contextlib
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 
-from dstack_vpn.chain import calls
-from dstack_vpn.chain.advance import Advance, OutOfWindowError, UnprovenError
+from dstack_vpn.chain import tally
+from dstack_vpn.chain.agreed import Agreed, FinalityError
+from dstack_vpn.chain.alarms import Alarms
+from dstack_vpn.chain.checkpoint_kind import CheckpointContract
+from dstack_vpn.chain.distrust import Distrust
 from dstack_vpn.chain.header import Header
 from dstack_vpn.chain.journal import WINDOW, Journal
-from dstack_vpn.chain.pages import MAX_TOKENS, PAGE, SnapshotReader
-from dstack_vpn.chain.panel import Answers, ChainIdentity, Panel
+from dstack_vpn.chain.kind import Kind
+from dstack_vpn.chain.opening import Opener
+from dstack_vpn.chain.panel import ChainIdentity, Panel
 from dstack_vpn.chain.rpc import Provider
+from dstack_vpn.chain.upkeep import Upkeep
+from dstack_vpn.chain.witness import Witness
 from dstack_vpn.errors import ChainError, WrongChainError
-from dstack_vpn.mesh.membership import NO_NODES, Address, Block, Checkpoint, Membership
-from dstack_vpn.mesh.snapshot import ChainView
+from dstack_vpn.mesh.membership import Address, Confirmations, Membership, Suspects, Tag
+from dstack_vpn.mesh.snapshot import AlarmCode, ChainView, ProviderStatus
 
 log = structlog.get_logger()
 
 PATIENCE_PER_CONFIRMATION = 12.0
 """Seconds; see `rollback_patience`."""
 
-SHORTEST_PAUSE = 0.02
-"""Seconds between two polls, so that a flood of wake-ups is not a flood of requests."""
-
-_UNPROVEN_LIMIT = 2
+DEEP_WINDOW = 1024
+"""Blocks kept where blocks become final: 34 minutes of Base, where that takes 15 to 20."""
 
 
 class Follower:
@@ -44,10 +46,15 @@ class Follower:
         providers: Sequence[Provider],
         chain_id: int,
         contract: Address,
-        confirmations: int,
+        confirmations: Confirmations,
         contract_wait: float = 0.0,
         quorum: int | None = None,
+        voters: Sequence[str] | None = None,
+        kind: Kind | None = None,
         rollback_patience: float | None = None,
+        finality: bool = False,
+        dark_after: float = 60.0,
+        now: Callable[[], float] | None = None,
     ) -> None:
         """Prepare, without traffic.
 
@@ -55,339 +62,451 @@ class Follower:
             providers: at least one.
             chain_id: EIP-155 id that each of them must have.
             contract: the membership contract.
-            confirmations: blocks below the head at which a snapshot is taken, so that its members
-                count as confirmed; 0 or more.
+            confirmations: blocks on top of an admission before it counts, 0 or more, or the tag
+                that its block must have.
             contract_wait: seconds for which a contract that was never there is a temporary error.
-            quorum: hosts that must agree; all by default.
-            rollback_patience: seconds for which nobody may have our newest block, while the chain
-                is shorter than it, before we go back. Real chains get longer again at once, and
-                what looks shorter is mostly a node that is behind; going back to it would let
-                revoked members in again. The default is 12 s a confirmation: a minute on Base, and
-                nothing on a local chain, where a tool rolls back on purpose.
+            quorum: votes that must agree; all by default.
+            voters: whose vote each provider is part of, in their order; its host by default.
+            kind: of the contract; ours by default.
+            rollback_patience: seconds for which a provider may be behind its own newest block
+                before its chain is taken to be shorter. Real chains get longer again at once, and
+                what looks shorter is mostly a machine that is late. The default is 12 s a
+                confirmation: a minute on Base, and nothing on a local chain, where a tool rolls
+                back on purpose.
+            finality: whether blocks become final on this chain, and are then never left.
+            dark_after: seconds without an agreed head after which a full compare comes before any
+                admission.
+            now: monotonic seconds; those of the running loop by default.
         """
+        self._now = now or (lambda: asyncio.get_running_loop().time())
+        self._kind: Kind = kind or CheckpointContract(contract)
         self._panel = Panel(
             providers,
             chain_id=chain_id,
             contract=contract,
             contract_wait=contract_wait,
+            voters=voters,
             needed=quorum,
         )
+        depth = 0 if isinstance(confirmations, Tag) else confirmations
+        if rollback_patience is None:
+            tagged = isinstance(confirmations, Tag)
+            rollback_patience = 60.0 if tagged else PATIENCE_PER_CONFIRMATION * depth
         self._confirmations = confirmations
-        self._patience = (
-            PATIENCE_PER_CONFIRMATION * confirmations
-            if rollback_patience is None
-            else rollback_patience
+        self._witnesses = [
+            Witness(
+                p, panel=self._panel, kind=self._kind, patience=rollback_patience, now=self._now
+            )
+            for p in providers
+        ]
+        self.alarms = Alarms(self._now)
+        self._distrust = Distrust(self._panel, alarms=self.alarms, now=self._now)
+        self._opener = Opener(
+            self._panel,
+            self._kind,
+            alarms=self.alarms,
+            confirmations=confirmations,
+            patience=rollback_patience,
+            window=max(DEEP_WINDOW if finality else WINDOW, 2 * depth),
+            now=self._now,
         )
-        self._window = max(WINDOW, 2 * confirmations)
+        self._upkeep = Upkeep(
+            self._panel,
+            self._kind,
+            alarms=self.alarms,
+            confirmations=confirmations,
+            finality=finality,
+            now=self._now,
+        )
+        self._dark_after = dark_after
         self._saved: Membership | None = None
-        self._journal: Journal | None = None
+        self._agreed: Agreed | None = None
         self._membership: Membership | None = None
+        self._suspects: Suspects = {}
+        self._confirmed: int | None = None
         self._agreed_at: float | None = None
+        self._advanced_at: float | None = None
         self._last_error: str | None = None
+        self._recovering = False
+        self._disputed = False
         self._reorgs = 0
+        self._deepest_reorg = 0
         self._resyncs = 0
-        self._unproven = 0
-        self._turn = 0
-        self._shorter_since: float | None = None
-        self._polled_at = 0.0
-        self._wake = asyncio.Event()
-        for provider in providers:
-            provider.on_wake = self._wake.set
+        self._attention = asyncio.Event()
+        self._steady = asyncio.Event()
 
     @property
     def view(self) -> ChainView:
         """What is known at this moment."""
+        quorum = self._panel.quorum
         return ChainView(
             membership=self._membership,
-            verified=self._journal is not None,
+            verified=self._agreed is not None,
             agreed_at=self._agreed_at,
-            providers=tuple(provider.status for provider in self._panel.providers),
+            providers=tuple(map(self._status, self._witnesses)),
             last_error=self._last_error,
             reorgs=self._reorgs,
             resyncs=self._resyncs,
+            confirmed=self._confirmed,
+            suspects=self._suspects,
+            alarms=self.alarms.all,
+            advanced_at=self._advanced_at,
+            needed=quorum.needed,
+            voters=quorum.voters,
+            deepest_reorg=self._deepest_reorg,
+            compares=self._upkeep.compares,
         )
 
     async def start(self, saved: Membership | None) -> Membership:
         """Find the current membership; with a saved one that is still right, in one round trip.
 
-        After a temporary error the view holds the saved membership, not verified, and `poll` goes
-        on trying.
+        After a temporary error the view holds the saved membership, not verified, and `poll` or
+        `run` go on trying.
 
         Args:
             saved: what was last verified, from this node's disk.
 
         Raises:
-            WrongChainError: a provider, the contract or the saved state is not of this chain.
-            ChainError: no provider, or not enough of them, gave a usable answer.
+            WrongChainError: the providers, the contract or the saved state are not of this chain.
+            ChainError: too few providers gave a usable answer.
         """
         if saved is not None:
             self._adopt(saved)
         try:
-            await self._begin()
+            await self._open()
         except ChainError as error:
-            self._note(error)
+            self._note(str(error))
             raise
         assert self._membership is not None
         return self._membership
 
-    async def poll(self) -> ChainView:
-        """Look once, and follow the chain to the newest block on which the providers agree.
+    async def run(
+        self, saved: Membership | None, *, interval: float, changed: Callable[[], None]
+    ) -> None:
+        """Follow until cancelled.
+
+        Args:
+            saved: what was last verified, from this node's disk.
+            interval: seconds between two looks at a provider that tells nothing by itself.
+            changed: called whenever the view may have changed, and after the first attempt.
 
         Raises:
-            WrongChainError: nothing has been verified yet, and a provider is of another chain.
+            WrongChainError: nothing has been verified yet, and the providers, the contract or the
+                saved state are not of this chain (perhaps in an exception group).
         """
-        # Cleared before anything is read: a wake-up that comes now leads to another poll.
-        self._wake.clear()
+        if saved is not None:
+            self._adopt(saved)
+        while self._agreed is None:
+            try:
+                await self._open()
+            except ChainError as error:
+                self._note(str(error))
+            changed()
+            if self._agreed is None:
+                await self._witnesses[0].wait(interval)
+        async with asyncio.TaskGroup() as group:
+            for witness in self._witnesses:
+                group.create_task(self._watch(witness, interval, changed), name=witness.name)
+            group.create_task(self._keep_up(interval, changed), name="upkeep")
+
+    async def poll(self) -> ChainView:
+        """Look once at every provider, and do what is due; for tests and single looks.
+
+        Raises:
+            WrongChainError: nothing has been verified yet, and the chain is another one.
+        """
         try:
-            await self._poll()
+            if self._agreed is None:
+                await self._open()
+                return self.view
         except ChainError as error:
-            self._note(error)
-        except WrongChainError as error:
-            # Once verified, this is a provider gone wrong, not a mistake of the user: whoever can
-            # make one provider lie must not end every node. What is known is held.
-            if self._journal is None:
-                raise
-            self._note(error)
-        self._polled_at = self._now()
+            self._note(str(error))
+            return self.view
+        async with asyncio.TaskGroup() as group:
+            for witness in self._witnesses:
+                group.create_task(self._look(witness), name=witness.name)
+        await self._do_what_is_due()
         return self.view
 
     async def wait(self, timeout: float) -> None:  # noqa: ASYNC109 - the longest wait is its point
-        """Return when a provider tells of something new, at the latest after so many seconds."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout):
-                await self._wake.wait()
-                await asyncio.sleep(self._polled_at + SHORTEST_PAUSE - self._now())
+        """Return when the first provider tells of something new, at the latest after so long."""
+        await self._witnesses[0].wait(timeout)
 
     async def aclose(self) -> None:
         """Close all connections."""
         for provider in self._panel.providers:
             await provider.aclose()
 
+    async def _watch(self, witness: Witness, interval: float, changed: Callable[[], None]) -> None:
+        while True:
+            await self._steady.wait()
+            await self._look(witness)
+            changed()
+            await witness.wait(interval)
+
+    async def _keep_up(self, interval: float, changed: Callable[[], None]) -> None:
+        while True:
+            await self._do_what_is_due()
+            changed()
+            try:
+                async with asyncio.timeout(interval):
+                    await self._attention.wait()
+            except TimeoutError:
+                pass
+            self._attention.clear()
+
+    async def _look(self, witness: Witness) -> None:
+        agreed = self._agreed
+        assert agreed is not None
+        await witness.look(agreed.journal, disputed=self._disputed)
+        if agreed is self._agreed:
+            self._merge()
+
     def _adopt(self, saved: Membership) -> None:
         panel = self._panel
+        again = "if that is right, start once with --reset-state"
         if (saved.chain_id, saved.contract) != (panel.chain_id, panel.contract):
             raise WrongChainError(
                 f"the saved state is of contract {saved.contract} on chain id {saved.chain_id},"
                 f" but this node is configured for {panel.contract} on chain id"
-                f" {panel.chain_id}; if that is right, start once with --reset-state"
+                f" {panel.chain_id}; {again}"
+            )
+        if saved.kind is not self._kind.name:
+            raise WrongChainError(
+                f"the saved state is of a contract followed as CONTRACT_KIND={saved.kind}, but this"
+                f" node is configured for {self._kind.name}; {again}"
             )
         panel.identity = ChainIdentity(saved.genesis, saved.code_hash)
         self._saved = self._membership = saved
+        self._confirmed = saved.block.number
 
-    async def _begin(self) -> None:
-        saved = self._saved
-        openings, answers = await self._panel.open(_questions(self._panel.contract, saved))
-        said = {p.name: (o.head.block, o.checkpoint, o.extras) for p, o in openings.items()}
-        agreed = self._panel.quorum.agreed(said)
-        if saved and agreed and _is_current(saved, *agreed):
-            journal = Journal(agreed[0], saved.checkpoint, saved.nodes, window=self._window)
-            self._commit(journal, 0)
-            return
-        heads = {provider: opening.head for provider, opening in openings.items()}
-        target = self._target(heads, answers)
-        if saved and target.block.number < saved.block.number:
-            await self._allow_shorter(saved.block, target.block)
-        # Not by the logs since then: they would prove what changed, not what the disk holds.
-        await self._resync(target, heads, known=saved)
-
-    async def _poll(self) -> None:
-        journal = self._journal
-        if journal is None:
-            await self._begin()
-            return
-        told = self._told_heads(journal.head.block)
-        if told:
-            # Whoever told of it has it; perhaps the others have it too. If not, ask them all.
-            target = min(told.values(), key=lambda head: head.block.number)
-            try:
-                await self._go(journal, target, told)
-            except ChainError as error:
-                log.debug("chain.hint_failed", reason=str(error))
-            else:
-                return
-        heads, answers = await self._panel.heads()
-        await self._go(journal, self._target(heads, answers), heads)
-
-    def _told_heads(self, head: Block) -> dict[Provider, Header]:
-        """Newer heads that providers told unasked, if that can spare asking for them."""
-        told = {p: header for p in self._panel.providers if (header := p.take_head())}
-        if not all(self._panel.checked(p) for p in self._panel.providers):
-            return {}
-        for provider, header in told.items():
-            provider.head = header.block.number
-        return {p: header for p, header in told.items() if header.block.number > head.number}
-
-    def _target(self, heads: Mapping[Provider, Header], answers: Answers) -> Header:
-        target = self._panel.quorum.target({p.name: h.block for p, h in heads.items()})
-        if target is None:
-            answers.raise_first()
-            raise ChainError("too few providers answered")
-        return next(header for header in heads.values() if header.block == target)
-
-    async def _go(self, journal: Journal, target: Header, heads: Mapping[Provider, Header]) -> None:
-        """Make the target the newest verified block, or raise why not."""
-        head = journal.head.block
-        if target.block == head:
-            await self._confirm(head, heads)
-            self._commit(journal, 0)
-            return
-        if target.block.number < head.number:
-            await self._allow_shorter(head, target.block)
+    async def _open(self) -> None:
+        """Find where the providers are, with what was last known or without, and start there."""
+        self._steady.clear()
+        known = self._membership or self._saved
         try:
-            undone = await Advance(self._panel, journal, target, heads).run(
-                self._source(target, heads)
-            )
-        except UnprovenError as error:
-            self._unproven += 1
-            log.warning("chain.unproven", check=error.check, reason=str(error))
-            if self._unproven < _UNPROVEN_LIMIT:
+            opened = await self._opener.open(known)
+            agreed = Agreed(opened.journal, known.finalized if known else None)
+            for witness in self._witnesses:
+                witness.rebase(opened.journal)
+            await self._arrive(agreed, opened.heads, opened.target)
+        except ChainError:
+            if self._agreed is not None:
+                for witness in self._witnesses:
+                    witness.rebase(self._agreed.journal)
+            raise
+        except WrongChainError as error:
+            # Once verified, these are providers gone wrong, not a mistake of the user.
+            if self._agreed is None:
                 raise
-            log.error("chain.resync", reason="the logs were not proven twice")
-        except OutOfWindowError as error:
-            log.error("chain.resync", reason=str(error))
-        else:
-            self._commit(journal, undone)
-            return
-        # Whatever led here, it may be that a provider is no longer what it was.
-        self._panel.distrust()
-        heads, answers = await self._panel.heads()
-        target = self._target(heads, answers)
-        if target.block.number < head.number:
-            await self._allow_shorter(head, target.block)
-        await self._resync(target, heads, known=self._membership)
+            raise ChainError(str(error)) from None
+        finally:
+            if self._agreed is not None:
+                self._steady.set()
+        self._agreed = agreed
+        self._advanced_at = self._now()
+        self._resyncs += opened.read
+        self._merge()
+        self._steady.set()
 
-    async def _confirm(self, block: Block, heads: Mapping[Provider, Header]) -> None:
-        """Ask whoever is further whether a block is on his chain."""
-        others = [p for p in heads if heads[p].block != block]
-        answers = await self._panel.ask(
-            {p: [calls.header_at_or_none(block.number)] for p in others}
-        )
-        said = {p: value[0] and value[0].block.hash for p, value in answers.values.items()}
-        said |= {p: block.hash for p in heads if p not in others}
-        agreed = self._panel.agree(said, f"block {block.number}", answers)
-        if agreed != block.hash:
-            raise ChainError(f"block {block.number} was replaced while it was read")
-
-    async def _allow_shorter(self, head: Block, target: Block) -> None:
-        """Return if the chain was really cut; raise while providers may only be behind.
-
-        A lower head is no reorganisation: who has our newest block in its place on his chain shows
-        that it still counts, and then we wait for the others.
-        """
-        question = calls.header_at_or_none(head.number)
-        answers = await self._panel.ask({p: [question] for p in self._panel.providers})
-        behind = ChainError(
-            f"the newest block of the providers is {target.number}, behind block {head.number},"
-            " which is verified"
-        )
-        hashes = [value[0].block.hash for value in answers.values.values() if value[0]]
-        if head.hash in hashes:
-            self._shorter_since = None
-            raise behind
-        answers.raise_first()
-        now = self._now()
-        if self._shorter_since is None:
-            self._shorter_since = now
-        if now - self._shorter_since < self._patience:
-            raise behind
-
-    async def _resync(
-        self, target: Header, heads: Mapping[Provider, Header], known: Membership | None
+    async def _arrive(
+        self, agreed: Agreed, heads: Mapping[Provider, Header], target: Header
     ) -> None:
-        """Read a snapshot below the target and follow the logs from there.
+        """Follow those who showed a head, until enough of them are at the target.
 
-        Args:
-            target: where to arrive.
-            heads: the newest block of each provider.
-            known: tokens that may still be right; none of them is used unless the providers
-                confirm the digest of its page.
+        Nothing is shown of the way: who was revoked in the last blocks must not be in for a moment.
         """
-        source = self._source(target, heads)
-        base = target
-        if self._confirmations:
-            number = max(0, target.block.number - self._confirmations)
-            (base,) = await source.batch([calls.header_at(number)])
-        # The age of access that is younger than the snapshot would be wrong in it.
-        usable = known is not None and known.block.number <= base.block.number
-        nodes = known.nodes if known is not None and usable else NO_NODES
-        reader = SnapshotReader(self._panel, base.block, source, nodes)
-        stated, nodes = await reader.read()
-        journal = Journal(base.block, stated, nodes, window=self._window)
-        if base.block != target.block:
-            await Advance(self._panel, journal, target, heads).run(source)
-        else:
-            await self._confirm(target.block, heads)
-        self._resyncs += 1
-        log.info("chain.snapshot", block=base.block.number, tokens=len(nodes))
-        self._commit(journal, 0)
+        errors: list[ChainError] = []
 
-    def _source(self, target: Header, heads: Mapping[Provider, Header]) -> Provider:
-        """One that has the target, in the order of the settings; another one after a failure."""
-        able = [p for p in self._panel.providers if p in heads and heads[p].block == target.block]
-        return able[self._turn % len(able)]
+        async def follow(witness: Witness, head: Header) -> None:
+            try:
+                await witness.follow(head)
+            except ChainError as error:
+                errors.append(error)
 
-    def _commit(self, journal: Journal, undone: int) -> None:
-        """The journal's head is verified and agreed on: show it."""
-        panel, head = self._panel, journal.head
-        assert panel.identity is not None
-        self._journal = journal
-        self._agreed_at = self._now()
-        if self._last_error is not None:
-            log.info("chain.progress", block=head.block.number)
-        self._last_error = None
-        self._shorter_since = None
-        self._unproven = 0
-        if undone:
-            self._reorgs += 1
-            log.warning("chain.reorg", depth=undone, block=head.block.number)
-        old = self._membership
-        if old and old.block == head.block and old.nodes is journal.nodes:
+        async with asyncio.TaskGroup() as group:
+            pending = {
+                group.create_task(follow(w, heads[w.provider]), name=w.name)
+                for w in self._witnesses
+                if w.provider in heads
+            }
+            while pending and agreed.head.block.number < target.block.number:
+                _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                self._move(agreed)
+            for task in pending:
+                task.cancel()
+        self._move(agreed)
+        if agreed.head.block.number < target.block.number:
+            chains = self._chains()
+            if (found := tally.dispute(chains, agreed.journal)) is not None:
+                raise ChainError(found.text)
+            raise errors[0] if errors else ChainError("too few providers answered")
+
+    def _chains(self) -> dict[str, Journal]:
+        return {w.name: w.journal for w in self._witnesses if w.journal and not w.lost}
+
+    def _move(self, agreed: Agreed) -> tuple[int, int] | None:
+        """Move to where enough witnesses are; the block that was kept and the number undone."""
+        chains = self._chains()
+        left = {w.name: w.left for w in self._witnesses}
+        move = tally.next_move(self._panel.quorum, chains, agreed.journal, left)
+        if move is None:
+            return None
+        common, undone = agreed.move(move, chains[move.source])
+        return common.block.number, undone
+
+    def _merge(self) -> None:
+        """Take what the witnesses have seen so far into the view."""
+        agreed = self._agreed
+        assert agreed is not None
+        now = self._now()
+        before = agreed.head
+        try:
+            moved = self._move(agreed)
+        except FinalityError as error:
+            self.alarms.sound(AlarmCode.FINALITY, str(error))
+            self._note(str(error))
+            moved = None
+        chains = self._chains()
+        self._note_agreement(tally.supporters(chains, agreed.journal))
+        if moved is not None:
+            kept, undone = moved
+            self._advanced_at = now
+            if undone:
+                self._reorgs += 1
+                self._deepest_reorg = max(self._deepest_reorg, undone)
+                if self._confirmed is not None:
+                    self._confirmed = min(self._confirmed, kept)
+                log.warning("chain.reorg", depth=undone, block=agreed.head.block.number)
+        if before is not agreed.head or self._membership is None or not self._membership_is(agreed):
+            self._publish(agreed)
+        self._suspects = self._distrust.review(self._witnesses, agreed, self._suspects)
+        if not self._panel.quorum.enough(self._chains().keys()):
+            self._attention.set()
+        self._confirm(agreed)
+        self._explain(agreed)
+
+    def _note_agreement(self, names: set[str]) -> None:
+        """Enough witnesses have seen the agreed head: when was that?"""
+        seen = {
+            w.name: w.seen_at for w in self._witnesses if w.name in names and w.seen_at is not None
+        }
+        level = self._panel.quorum.level(seen)
+        if level is None or (self._agreed_at is not None and level <= self._agreed_at):
             return
-        self._membership = Membership(
-            chain_id=panel.chain_id,
-            contract=panel.contract,
-            genesis=panel.identity.genesis,
-            code_hash=panel.identity.code_hash,
-            block=head.block,
-            checkpoint=head.checkpoint,
-            nodes=journal.nodes,
+        if self._agreed_at is not None and level - self._agreed_at > self._dark_after:
+            log.warning("chain.recovering", dark_for=round(level - self._agreed_at))
+            self._recovering = True
+            self._upkeep.compare_now()
+            self._attention.set()
+        self._agreed_at = level
+
+    def _confirm(self, agreed: Agreed) -> None:
+        """Let admissions count up to a block, where nothing forbids that at present."""
+        if self._recovering or self.alarms.has(AlarmCode.FINALITY):
+            return
+        if isinstance(self._confirmations, Tag):
+            marks = {
+                w.name: w.tags[self._confirmations].number
+                for w in self._witnesses
+                if self._confirmations in w.tags
+            }
+            level = self._panel.quorum.level(marks)
+        else:
+            level = agreed.head.block.number - self._confirmations
+        if level is not None and (self._confirmed is None or level > self._confirmed):
+            self._confirmed = int(level)
+
+    def _membership_is(self, agreed: Agreed) -> bool:
+        known = self._membership
+        return (
+            known is not None
+            and known.block == agreed.head.block
+            and known.nodes is agreed.journal.nodes
+            and known.finalized == agreed.finalized
         )
 
-    def _note(self, error: ChainError | WrongChainError) -> None:
-        self._turn += 1
-        text = str(error)
+    def _publish(self, agreed: Agreed) -> None:
+        self._membership = self._panel.membership(
+            self._kind.name, agreed.head, agreed.journal.nodes, agreed.finalized
+        )
+
+    def _explain(self, agreed: Agreed) -> None:
+        """Why there is no progress, if there is none."""
+        if self.alarms.has(AlarmCode.FINALITY):
+            return
+        chains = self._chains()
+        supporters = tally.supporters(chains, agreed.journal)
+        well = {w.name for w in self._witnesses if w.error is None and w.name in supporters}
+        found = tally.dispute(chains, agreed.journal)
+        self._disputed = found is not None
+        if self._panel.quorum.enough(well) and (found is None or not self._blocks(chains, agreed)):
+            if self._last_error is not None:
+                log.info("chain.progress", block=agreed.head.block.number)
+            self._last_error = None
+            self.alarms.clear(AlarmCode.DISAGREEMENT)
+            return
+        if found is not None:
+            if found.depth >= tally.DISPUTE_DEPTH:
+                self.alarms.sound(AlarmCode.DISAGREEMENT, found.text)
+            self._note(found.text)
+            return
+        errors = [w.error for w in self._witnesses if w.error is not None]
+        if errors:
+            self._note("; ".join(errors))
+
+    def _blocks(self, chains: dict[str, Journal], agreed: Agreed) -> bool:
+        """Whether too few of those who went on agree on how."""
+        head = agreed.head.block.number
+        return self._panel.quorum.enough(
+            {name for name, chain in chains.items() if chain.head.block.number > head}
+        )
+
+    def _note(self, text: str) -> None:
         if text != self._last_error:
             log.warning("chain.no_progress", reason=text)
         self._last_error = text
 
-    def _now(self) -> float:
-        return asyncio.get_running_loop().time()
+    async def _do_what_is_due(self) -> None:
+        """What is not a look at a head: to begin anew, to compare all, to ask what is final."""
+        agreed = self._agreed
+        assert agreed is not None
+        try:
+            if not self._panel.quorum.enough(self._chains().keys()):
+                log.error("chain.resync", reason="too few providers can be followed any further")
+                await self._open()
+                return
+            await self._upkeep.read_tags(self._witnesses, agreed)
+            found = await self._upkeep.compare(agreed)
+        except ChainError as error:
+            log.warning("chain.upkeep_failed", reason=str(error))
+            self._note(str(error))
+            return
+        if found is not None:
+            if found.journal is not None:
+                self._agreed = Agreed(found.journal, agreed.finalized)
+                for witness in self._witnesses:
+                    witness.rebase(found.journal)
+            self._recovering = False
+        self._merge()
 
-
-def _questions(contract: Address, saved: Membership | None) -> list[calls.Call[Any]]:
-    """What confirms the saved tokens at the newest block: how many there are, and their digests."""
-    last = max(saved.nodes, default=0) if saved else 0
-    if saved is None or last > MAX_TOKENS:
-        return []
-    pages = [calls.page_digest(contract, "latest", i, PAGE) for i in range(1, last + 1, PAGE)]
-    return [calls.next_token_id(contract, "latest"), *pages]
-
-
-def _is_current(
-    saved: Membership, block: Block, stated: Checkpoint | None, answers: tuple[Any, ...]
-) -> bool:
-    """Whether a saved membership is still right at a block.
-
-    Equal histories: whatever blocks came in between, they changed nothing. And the digests show
-    that what comes from the disk is what the contract has.
-    """
-    if block.number < saved.block.number or stated != saved.checkpoint:
-        return False
-    next_id, *digests = answers or (None,)
-    if type(next_id) is not int or next_id - 1 > PAGE * len(digests):
-        return False
-    nodes = saved.nodes
-    return digests == [
-        calls.digest_of([nodes.get(i) for i in range(first, min(first + PAGE, next_id))])
-        for first in range(1, 1 + PAGE * len(digests), PAGE)
-    ]
+    def _status(self, witness: Witness) -> ProviderStatus:
+        plain = witness.provider.status
+        agreed, head = self._agreed, witness.head
+        agrees = bool(agreed and witness.journal and not witness.lost) and bool(
+            tally.supporters(self._chains(), agreed.journal) & {witness.name} if agreed else ()
+        )
+        return ProviderStatus(
+            name=plain.name,
+            healthy=plain.healthy and witness.error is None,
+            head=plain.head,
+            last_error=witness.error or plain.last_error,
+            requests=plain.requests,
+            failures=plain.failures,
+            voter=self._panel.quorum.voter_of[plain.name],
+            head_hash=head.hash if head else None,
+            agrees=agrees,
+            seen_at=witness.seen_at,
+            refused=plain.refused,
+            quarantined_until=witness.quarantined_until,
+        )

@@ -13,7 +13,13 @@ from dstack_vpn.chain.panel import Panel
 from dstack_vpn.chain.rpc import Provider
 from dstack_vpn.chain.verify import Step
 from dstack_vpn.errors import BadAnswerError
-from dstack_vpn.mesh.membership import Block, Checkpoint, ContractKind, Nodes
+from dstack_vpn.mesh.membership import (
+    Block,
+    Checkpoint,
+    ContractKind,
+    Membership,
+    Nodes,
+)
 
 
 class UnprovenError(BadAnswerError):
@@ -24,6 +30,30 @@ class Kind(Protocol):
     """One kind of contract, at one address."""
 
     name: ContractKind
+
+    def opening_calls(self, saved: Membership | None) -> list[Call[Any]]:
+        """What is asked of each provider at the start, about its newest block.
+
+        Args:
+            saved: what was last verified, to be confirmed in the same round trip.
+        """
+
+    def check_opening(self, provider: Provider, answers: Sequence[Any]) -> None:
+        """Look at a provider's answers to `opening_calls`.
+
+        Raises:
+            WrongChainError: the contract is not of this kind.
+            ChainError: no usable answer.
+        """
+
+    def is_current(self, saved: Membership, block: Block, answers: Sequence[Any]) -> bool:
+        """Whether what enough providers answered shows that a saved membership is right at a block.
+
+        Args:
+            saved: what was last verified.
+            block: their newest block.
+            answers: to `opening_calls`.
+        """
 
     def first_calls(self, target: Header, *, linked: bool) -> list[Call[Any]]:
         """What is asked along with the first batch about a target, to spare a round trip.
@@ -57,7 +87,7 @@ class Kind(Protocol):
         """
 
     async def snapshot(
-        self, panel: Panel, block: Block, source: Provider, known: Nodes
+        self, panel: Panel, block: Block, source: Provider, known: Membership | None
     ) -> tuple[Checkpoint, Nodes]:
         """All tokens at a block, as enough providers have them.
 
@@ -65,8 +95,31 @@ class Kind(Protocol):
             panel: who is asked.
             block: where.
             source: who gives what only one is asked for.
-            known: tokens as they were at an older block; only what the providers confirm is used.
+            known: what was verified at a block not newer than that one; only what the providers
+                confirm of it is used.
 
         Raises:
             ChainError: it could not be read whole, or is not agreed on.
+        """
+
+    async def compare(
+        self, panel: Panel, block: Block, source: Provider, known: Membership
+    ) -> tuple[Checkpoint, Nodes]:
+        """All tokens at a block again, as enough providers have them now.
+
+        Args:
+            panel: who is asked.
+            block: where; `known` is what was followed to it.
+            source: who gives what only one is asked for.
+            known: the tokens to be compared.
+
+        Raises:
+            ChainError: it could not be read whole, or is not agreed on.
+        """
+
+    async def count_events(self, provider: Provider, first: int, last: int) -> dict[int, int]:
+        """How many logs the blocks from `first` to `last` have that `fold` reads, where any.
+
+        Raises:
+            ChainError: no usable answer.
         """

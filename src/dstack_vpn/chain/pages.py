@@ -58,9 +58,11 @@ class SnapshotReader:
             calls.checkpoint_or_seed(panel.contract, panel.chain_id, block),
             calls.next_token_id(panel.contract, calls.at_hash(block)),
         ]
-        answers = await panel.ask(dict.fromkeys(panel.providers, opening))
-        said = {p: (value[0], value[1]) for p, value in answers.values.items()}
-        stated, next_id = panel.agree(said, f"the contract at block {block.number}", answers)
+        (stated, next_id), _ = await panel.settle(
+            dict.fromkeys(panel.providers, opening),
+            lambda _, value: (value[0], value[1]),
+            f"the contract at block {block.number}",
+        )
         if next_id - 1 > MAX_TOKENS:
             raise BadAnswerError("page", f"{next_id - 1} tokens; at most {MAX_TOKENS} are believed")
         try:
@@ -88,9 +90,11 @@ class SnapshotReader:
         panel, count = self._panel, len(known)
         expected = calls.digest_of(known)
         digest = calls.page_digest(panel.contract, calls.at_hash(self._block), first, count)
-        answers = await panel.ask({provider: [digest] for provider in panel.providers})
-        said = {p: value[0] for p, value in answers.values.items()}
-        agreed: bytes = panel.agree(said, self._what(first), answers)
+        agreed, _ = await panel.settle(
+            {provider: [digest] for provider in panel.providers},
+            lambda _, value: bytes(value[0]),
+            self._what(first),
+        )
         return agreed == expected
 
     async def _read_page(self, first: int, count: int) -> Sequence[Node | None]:
@@ -98,17 +102,18 @@ class SnapshotReader:
         digest = calls.page_digest(contract, calls.at_hash(self._block), first, count)
         plan: dict[Provider, list[Call[Any]]] = {p: [digest] for p in panel.providers}
         plan[self._reader] = [calls.page(contract, self._block, first, count)]
-        answers = await panel.ask(plan)
-        if self._reader not in answers.values:
-            raise answers.errors[self._reader]
+        agreed, answers = await panel.settle(
+            plan,
+            lambda p, value: value[0].digest if p is self._reader else value[0],
+            self._what(first),
+            must=self._reader,
+        )
         page: Page = answers.values[self._reader][0]
         if len(page.nodes) != count:
             raise BadAnswerError(
                 "page", f"{len(page.nodes)} tokens from {first} on, where {count} belong"
             )
-        said = {p: value[0] for p, value in answers.values.items()}
-        said[self._reader] = page.digest
-        if panel.agree(said, self._what(first), answers) != page.digest:
+        if agreed != page.digest:
             raise BadAnswerError(
                 "page-digest", f"the others refute the page that {self._reader.name} gave"
             )

@@ -6,14 +6,14 @@ and the contract that were configured.
 """
 
 import asyncio
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from dstack_vpn.chain import calls
-from dstack_vpn.chain.calls import Call, Refusal
-from dstack_vpn.chain.contract import decode_checkpoint
+from dstack_vpn.chain.calls import Call
 from dstack_vpn.chain.header import Header
+from dstack_vpn.chain.journal import Record
 from dstack_vpn.chain.keccak import keccak256
 from dstack_vpn.chain.quorum import Quorum
 from dstack_vpn.chain.rpc import Provider
@@ -24,11 +24,14 @@ from dstack_vpn.errors import (
     ProviderError,
     WrongChainError,
 )
-from dstack_vpn.mesh.membership import Address, BlockHash, Checkpoint
+from dstack_vpn.mesh.membership import Address, BlockHash, ContractKind, Mark, Membership, Nodes
 
 T = TypeVar("T", bound=Hashable)
 
 _NO_CODE = keccak256(b"")
+
+GRACE = 1.0
+"""Seconds that slow providers get when enough others have answered, but not the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +53,8 @@ class Opening:
     """What one provider says when it is asked for the first time."""
 
     head: Header
-    checkpoint: Checkpoint | None
-    """The contract's state at `head`; None when the head moved while it was read."""
-    extras: tuple[Any, ...]
-    """What the extra calls answered, at the same block too."""
+    answers: tuple[Any, ...] | None
+    """To the questions of the kind of contract, at `head`; None when that moved meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,10 @@ class Answers:
             raise error
 
 
+Values = Mapping[Provider, tuple[Any, ...]]
+"""What each provider has answered so far."""
+
+
 class Panel:
     """The configured providers, the chain and the contract they are asked about."""
 
@@ -79,6 +84,7 @@ class Panel:
         chain_id: int,
         contract: Address,
         contract_wait: float = 0.0,
+        voters: Sequence[str] | None = None,
         needed: int | None = None,
     ) -> None:
         """Prepare, without traffic.
@@ -89,14 +95,18 @@ class Panel:
             contract: the membership contract.
             contract_wait: seconds for which a contract that was never there is a temporary error,
                 from when it was first missed.
+            voters: whose vote each provider is part of, in their order; its host by default.
             needed: votes that must agree; all by default.
         """
-        hosts = {provider.name: provider.host for provider in providers}
-        self.quorum = Quorum(hosts, needed if needed is not None else len(set(hosts.values())))
+        whose = [p.host for p in providers] if voters is None else voters
+        voter_of = {p.name: voter for p, voter in zip(providers, whose, strict=True)}
+        self.quorum = Quorum(voter_of, len(set(whose)) if needed is None else needed)
         self.providers = tuple(providers)
         self.chain_id = chain_id
         self.contract = contract
         self.identity: ChainIdentity | None = None
+        self.refused: dict[Provider, str] = {}
+        """Who is of another chain or shows another contract, and how that is told."""
         self._contract_wait = contract_wait
         self._missed_at: float | None = None
         self._checked: dict[Provider, int] = {}
@@ -105,32 +115,92 @@ class Panel:
         """Whether the provider showed the right chain and code since it was last away."""
         return self._checked.get(provider) == provider.generation
 
-    def distrust(self) -> None:
-        """Check every provider again before it is used."""
-        self._checked.clear()
+    async def ask(
+        self,
+        plan: Mapping[Provider, Sequence[Call[Any]]],
+        done: Callable[[Values], bool] = lambda _: False,
+    ) -> Answers:
+        """Ask several providers at once; one that fails does not disturb the others.
 
-    async def ask(self, plan: Mapping[Provider, Sequence[Call[Any]]]) -> Answers:
-        """Ask several providers at once; one that fails does not disturb the others."""
+        Whoever has not answered when it is enough is not waited for: a provider that says nothing
+        must not hold up those who agree. When as many voters have answered as are needed, the
+        others get `GRACE` seconds more.
+
+        Args:
+            plan: who is asked what.
+            done: whether the answers so far are enough.
+        """
         values: dict[Provider, tuple[Any, ...]] = {}
-        errors: dict[Provider, ChainError] = {}
+        errors: dict[Provider, ChainError] = {
+            provider: ProviderError(provider.name, "no answer yet") for provider in plan
+        }
 
         async def one(provider: Provider, batch: Sequence[Call[Any]]) -> None:
             try:
                 values[provider] = await provider.batch(batch)
+                del errors[provider]
             except ChainError as error:
                 errors[provider] = error
 
         async with asyncio.TaskGroup() as group:
-            for provider, batch in plan.items():
+            pending = {
                 group.create_task(one(provider, batch), name=f"ask {provider.name}")
+                for provider, batch in plan.items()
+            }
+            deadline: float | None = None
+            now = asyncio.get_running_loop().time
+            while pending and not done(values):
+                if deadline is None and self.quorum.enough({p.name for p in values}):
+                    deadline = now() + GRACE
+                left = None if deadline is None else max(0.0, deadline - now())
+                ended, pending = await asyncio.wait(
+                    pending, timeout=left, return_when=asyncio.FIRST_COMPLETED
+                )
+                if not ended:
+                    break
+            for task in pending:
+                task.cancel()
         return Answers(values, errors)
+
+    async def settle(
+        self,
+        plan: Mapping[Provider, Sequence[Call[Any]]],
+        pick: Callable[[Provider, tuple[Any, ...]], T],
+        what: str,
+        *,
+        must: Provider | None = None,
+    ) -> tuple[T, Answers]:
+        """Ask, and return what enough providers say, as soon as they have said it.
+
+        Args:
+            plan: who is asked what.
+            pick: what of a provider's answers they must agree on.
+            what: they were asked, for the message.
+            must: whose answer is needed in any case.
+
+        Raises:
+            ChainError: too few answered.
+            DisagreementError: those who answered contradict each other.
+        """
+
+        def said(values: Values) -> dict[Provider, T]:
+            return {provider: pick(provider, value) for provider, value in values.items()}
+
+        def done(values: Values) -> bool:
+            heard = {provider.name: word for provider, word in said(values).items()}
+            return (must is None or must in values) and self.quorum.agreed(heard) is not None
+
+        answers = await self.ask(plan, done)
+        if must is not None and must not in answers.values:
+            raise answers.errors[must]
+        return self.agree(said(answers.values), what, answers), answers
 
     def agree(self, answers: Mapping[Provider, T], what: str, errors: Answers) -> T:
         """What enough providers say.
 
         Args:
             answers: what each says.
-            what: what they were asked, for the message.
+            what: they were asked, for the message.
             errors: where to find why the others said nothing.
 
         Raises:
@@ -145,96 +215,118 @@ class Panel:
         names = " and ".join(provider.name for provider in answers)
         raise DisagreementError(f"{names} disagree on {what}")
 
-    async def heads(self) -> tuple[dict[Provider, Header], Answers]:
-        """Ask everybody for the newest block, and who came back also who it is.
+    async def head_of(self, provider: Provider) -> Header:
+        """Ask one provider for its newest block, and who came back also who it is.
 
         Raises:
-            WrongChainError: a provider is on another chain, or shows another contract.
+            WrongChainError: it is on another chain, or shows another contract.
+            ChainError: no usable answer.
         """
-        plan: dict[Provider, list[Call[Any]]] = {}
-        generations = {p: p.generation for p in self.providers}
-        for provider in self.providers:
-            known = self.checked(provider)
-            plan[provider] = [*([] if known else self._identity_calls()), calls.latest()]
-        answers = await self.ask(plan)
-        self._check_chain_ids(plan, answers)
-        values = dict(answers.values)
-        errors = dict(answers.errors)
-        for provider, value in answers.values.items():
-            if len(plan[provider]) > 1:
-                try:
-                    self._check_identity(provider, ChainIdentity.of(value[1], value[2]))
-                except ChainError as error:
-                    errors[provider] = error
-                    del values[provider]
-                    continue
-                self._checked[provider] = generations[provider]
-        heads = {provider: value[-1] for provider, value in values.items()}
-        for provider, head in heads.items():
-            provider.head = head.block.number
-        return heads, Answers(values, errors)
+        generation = provider.generation
+        known = self.checked(provider)
+        batch = [*([] if known else self._identity_calls()), calls.latest()]
+        *identity, head = await provider.batch(batch)
+        if identity:
+            chain_id, genesis, code = identity
+            self._check(provider, chain_id, ChainIdentity.of(genesis, code))
+            self._checked[provider] = generation
+        provider.head = head.block.number
+        found: Header = head
+        return found
 
-    async def open(
-        self, extras: Sequence[Call[Any]] = ()
-    ) -> tuple[dict[Provider, Opening], Answers]:
+    async def open(self, questions: Sequence[Call[Any]]) -> tuple[dict[Provider, Opening], Answers]:
         """Ask everybody for all that a start takes, in one batch.
 
-        The head is asked twice, around the contract's state: when it is the same block, the state
-        belongs to it.
+        The head is asked twice, around the questions: when it is the same block, the answers belong
+        to it.
 
         Args:
-            extras: calls that confirm a saved state at the newest block; they may fail.
+            questions: about the newest block.
 
         Raises:
-            WrongChainError: a provider is on another chain, or the contract is not one of ours.
+            WrongChainError: so many are on another chain, or show another contract, that those who
+                are left can never be enough.
         """
         generations = {p: p.generation for p in self.providers}
-        batch = [
-            *self._identity_calls(),
-            calls.latest(),
-            calls.latest_checkpoint(self.contract),
-            *map(calls.lenient, extras),
-            calls.latest(),
-        ]
-        plan = dict.fromkeys(self.providers, batch)
-        answers = await self.ask(plan)
-        self._check_chain_ids(plan, answers)
+        batch = [*self._identity_calls(), calls.latest(), *questions, calls.latest()]
+
+        def done(values: Values) -> bool:
+            return self.quorum.agreed({p.name: _frozen(v) for p, v in values.items()}) is not None
+
+        answers = await self.ask(dict.fromkeys(self.providers, batch), done)
         openings: dict[Provider, Opening] = {}
         identities: dict[Provider, ChainIdentity] = {}
         errors = dict(answers.errors)
+        wrong: dict[Provider, WrongChainError] = {}
         for provider, value in answers.values.items():
-            _, genesis, code, before, stated, *more, head = value
+            chain_id, genesis, code, before, *more, head = value
+            identity = ChainIdentity.of(genesis, code)
             try:
-                identity = ChainIdentity.of(genesis, code)
-                self._check_identity(provider, identity)
-                checkpoint = self._parse_checkpoint(provider, stated)
+                self._check(provider, chain_id, identity)
+            except WrongChainError as error:
+                wrong[provider] = error
+                continue
             except ChainError as error:
                 errors[provider] = error
                 continue
             self._checked[provider] = generations[provider]
             provider.head = head.block.number
-            still = before.block == head.block
-            openings[provider] = Opening(head, checkpoint if still else None, tuple(more))
+            openings[provider] = Opening(head, tuple(more) if before.block == head.block else None)
             identities[provider] = identity
+        possible = {p.name for p in self.providers if p not in wrong}
+        if wrong and not self.quorum.enough(possible):
+            raise next(iter(wrong.values()))
         answers = Answers(answers.values, errors)
         if self.identity is None:
-            # Pinned when all agree on it, not when the first one has spoken.
+            # Pinned when enough agree on it, not when the first one has spoken.
             what = "the first block of the chain or the contract's code"
             self.identity = self.agree(identities, what, answers)
+            for provider in [p for p, shown in identities.items() if shown != self.identity]:
+                del openings[provider]
+                self._checked.pop(provider)
         return openings, answers
+
+    def membership(
+        self, kind: ContractKind, at: Record, nodes: Nodes, finalized: Mark | None
+    ) -> Membership:
+        """The membership at a verified block; after the identity is pinned."""
+        assert self.identity is not None
+        return Membership(
+            chain_id=self.chain_id,
+            contract=self.contract,
+            genesis=self.identity.genesis,
+            code_hash=self.identity.code_hash,
+            block=at.block,
+            checkpoint=at.checkpoint,
+            nodes=nodes,
+            kind=kind,
+            finalized=finalized,
+        )
 
     def _identity_calls(self) -> list[Call[Any]]:
         return [calls.chain_id(), calls.header_at(0), calls.code(self.contract)]
 
-    def _check_chain_ids(
-        self, plan: Mapping[Provider, Sequence[Call[Any]]], answers: Answers
-    ) -> None:
-        for provider, value in answers.values.items():
-            if len(plan[provider]) > 1 and value[0] != self.chain_id:
-                raise WrongChainError(
-                    f"{provider.name} serves the chain with id {value[0]},"
-                    f" but this node is configured for chain id {self.chain_id}"
-                )
+    def _check(self, provider: Provider, chain_id: int, shown: ChainIdentity) -> None:
+        """Check who a provider is, and remember whom not to listen to.
+
+        Raises:
+            WrongChainError: another chain, other code, or no contract at all.
+            ChainError: it may be the right one later.
+        """
+        try:
+            self._check_chain_id(provider, chain_id)
+            self._check_identity(provider, shown)
+        except WrongChainError as error:
+            self.refused[provider] = str(error)
+            raise
+        self.refused.pop(provider, None)
+
+    def _check_chain_id(self, provider: Provider, chain_id: int) -> None:
+        if chain_id != self.chain_id:
+            raise WrongChainError(
+                f"{provider.name} serves the chain with id {chain_id},"
+                f" but this node is configured for chain id {self.chain_id}"
+            )
 
     def _check_identity(self, provider: Provider, shown: ChainIdentity) -> None:
         """Compare with what was pinned.
@@ -277,18 +369,7 @@ class Panel:
             self._missed_at = now
         return now - self._missed_at < self._contract_wait
 
-    def _parse_checkpoint(self, provider: Provider, stated: bytes | Refusal) -> Checkpoint:
-        wrong = WrongChainError(
-            f"the contract at {self.contract} is not a membership contract of this project:"
-            f" it has no usable checkpoint() (asked {provider.name})"
-        )
-        if isinstance(stated, Refusal):
-            # 3 is what most nodes give for a revert; others say it in words only.
-            if stated.code == 3 or "revert" in stated.message.lower():
-                raise wrong
-            problem = f"eth_call was refused: {stated.message} (code {stated.code})"
-            raise ProviderError(provider.name, problem, code=stated.code)
-        try:
-            return decode_checkpoint(stated)
-        except BadAnswerError:
-            raise wrong from None
+
+def _frozen(value: tuple[Any, ...]) -> Hashable:
+    """What a provider answered at the opening, to be compared with what others did."""
+    return tuple(v.block if isinstance(v, Header) else v for v in value)

@@ -212,7 +212,13 @@ class PublishedContract:
         nodes = settle_all(before, events, states, block=block.number)
         return tuple(nodes.values())
 
-    async def compare(self, panel: Panel, block: Block, nodes: Nodes) -> Nodes:
+    async def compare(
+        self,
+        panel: Panel,
+        block: Block,
+        source: Provider,  # noqa: ARG002 - everybody reads all of it
+        known: Membership,
+    ) -> tuple[Checkpoint, Nodes]:
         """What the tokens of an agreed block are when all their states are read again.
 
         A key that changed without an event suspends its token, since nobody set it; what is only
@@ -221,18 +227,20 @@ class PublishedContract:
         Args:
             panel: who is asked.
             block: where.
-            nodes: the tokens as they were followed to that block.
+            source: not used.
+            known: the tokens as they were followed to that block.
 
         Raises:
             ChainError: it could not be read, or is not agreed on.
         """
 
         async def read(provider: Provider) -> tuple[Node, ...]:
-            states = await read_states(provider, self._address, block, set(nodes))
-            return tuple(settle_all(nodes, History(()), states, block=block.number).values())
+            states = await read_states(provider, self._address, block, set(known.nodes))
+            nodes = settle_all(known.nodes, History(()), states, block=block.number)
+            return tuple(nodes.values())
 
         agreed = await _agree(panel, read, f"the tokens at block {block.number}")
-        return {node.token_id: node for node in agreed}
+        return self._summarize({node.token_id: node for node in agreed})
 
     async def count_events(self, provider: Provider, first: int, last: int) -> dict[int, int]:
         """Count the events in a range of blocks."""

@@ -59,6 +59,7 @@ class Provider(ABC):
         self._secrets = _secrets_of(url)
         self._last_id = 0
         self._requests: Counter[str] = Counter()
+        self._refuted: Counter[str] = Counter()
         self._failures = 0
         self._failed_in_row = 0
         self._last_error: str | None = None
@@ -78,6 +79,7 @@ class Provider(ABC):
             last_error=self._last_error,
             requests=dict(self._requests),
             failures=self._failures,
+            refused=dict(self._refuted),
         )
 
     async def batch(self, calls: Sequence[Call[Any]]) -> tuple[Any, ...]:
@@ -163,6 +165,8 @@ class Provider(ABC):
         """Count an answer that was well-formed but is of no use, or was refuted later."""
         self._failures += 1
         self._last_error = str(error)
+        if isinstance(error, BadAnswerError):
+            self._refuted[error.check] += 1
 
     def _check_pause(self) -> None:
         if asyncio.get_running_loop().time() < self._not_before:

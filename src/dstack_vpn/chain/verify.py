@@ -105,7 +105,7 @@ def fold(
             )
         token_id = change.token_id
         old = after[token_id] if token_id in after else nodes.get(token_id)
-        new = _keep_since(old, change.node)
+        new = keep_since(old, change.node)
         if old is None and new is None:
             raise BadAnswerError("revision", f"token {token_id} burned before it was minted")
         count += bool(new and new.active) - bool(old and old.active)
@@ -117,8 +117,8 @@ def fold(
     return Step(block=block, checkpoint=stated, changes=after, events=len(changes))
 
 
-def _keep_since(old: Node | None, new: Node | None) -> Node | None:
-    """The new node, with the age of its access when that did not change."""
+def keep_since(old: Node | None, new: Node | None) -> Node | None:
+    """A changed node, with the age of its access when that did not change."""
     if old is None or new is None or old.access_state != new.access_state:
         return new
     return replace(new, since_block=old.since_block)

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
 from dstack_vpn.chain.admin import AdminProvider, ContractAdmin, Receipt, artifact
-from dstack_vpn.chain.follow import Follower
-from dstack_vpn.chain.providers import open_providers
+from dstack_vpn.chain.providers import open_follower
 from dstack_vpn.cli.parse import parse_node_ref
 from dstack_vpn.cli.show import note, progress
 from dstack_vpn.cli.signer import KEY, load_account
@@ -19,6 +18,7 @@ from dstack_vpn.errors import ProviderError, SettingError, UserError
 from dstack_vpn.log import configure_logs
 from dstack_vpn.mesh.access import Decision, judge
 from dstack_vpn.mesh.membership import Address, Membership
+from dstack_vpn.mesh.snapshot import ChainView
 
 if TYPE_CHECKING:
     from eth_account.signers.local import LocalAccount
@@ -61,23 +61,24 @@ def read_settings(env_file: Path | None, **overrides: str) -> Settings:
 def read_membership(settings: Settings) -> tuple[Membership, tuple[Decision, ...]]:
     """What all providers agree on now, and the verdict on every token."""
 
-    async def read() -> Membership:
-        follower = Follower(
-            providers=open_providers(settings.rpc_urls),
-            chain_id=settings.network.chain_id,
-            contract=settings.contract,
-            confirmations=settings.depth,
-        )
+    async def read() -> tuple[Membership, ChainView]:
+        follower = open_follower(settings)
         try:
-            return await follower.start(None)
+            membership = await follower.start(None)
+            # A second look, for what is not asked at the start: which blocks are safe or final.
+            return membership, await follower.poll()
         finally:
             await follower.aclose()
 
     with progress("reading the members"):
-        membership = asyncio.run(read())
-    block = membership.block
-    confirmed = block.number - settings.depth
-    return membership, judge(membership, confirmed=confirmed, chain_now=block.timestamp)
+        membership, view = asyncio.run(read())
+    membership = view.membership or membership
+    return membership, judge(
+        membership,
+        confirmed=view.confirmed,
+        chain_now=membership.block.timestamp,
+        suspects=view.suspects,
+    )
 
 
 def ask_contract(settings: Settings, question: Callable[[ContractAdmin], Awaitable[T]]) -> T:

@@ -1,0 +1,96 @@
+"""The agreed chain: what enough providers have told alike, and since when each access has held.
+
+Pure. It moves only where `tally` says, one verified block after another. What is final is never
+undone here, and what a reorganisation brings back is as new as the branch that brings it: a
+revocation that fell out of the chain is likely to come again.
+"""
+
+from dataclasses import replace
+
+from dstack_vpn.chain.journal import Journal, Record
+from dstack_vpn.chain.tally import Move
+from dstack_vpn.chain.verify import Changes, Step, apply_changes, keep_since
+from dstack_vpn.errors import ChainError
+from dstack_vpn.mesh.membership import Mark, Node, Nodes
+
+
+class FinalityError(ChainError):
+    """Enough providers left a block that was final."""
+
+
+class Agreed:
+    """The agreed chain of one follower."""
+
+    def __init__(self, journal: Journal, finalized: Mark | None = None) -> None:
+        """Begin at a journal whose only record was agreed on.
+
+        Args:
+            journal: from here on owned.
+            finalized: newest block that is known to be final.
+        """
+        self.journal = journal
+        self.finalized = finalized
+
+    @property
+    def head(self) -> Record:
+        """The newest agreed block."""
+        return self.journal.head
+
+    def move(self, move: Move, source: Journal) -> tuple[Record, int]:
+        """Go where enough providers are.
+
+        Args:
+            move: where, and on whose chain.
+            source: that chain.
+
+        Returns:
+            The newest block that both branches share, and the number of blocks undone.
+
+        Raises:
+            FinalityError: that would undo a final block.
+        """
+        mine = self.journal
+        common = mine.common(source)
+        # Every move is to a chain that shares a block with ours: it was followed from there.
+        assert common is not None
+        if self.finalized is not None and common.block.number < self.finalized.number:
+            raise FinalityError(
+                f"enough providers left block {self.finalized.number}"
+                f" ({self.finalized.hash[:10]}…), which was final, for a branch that parts at block"
+                f" {common.block.number}; nobody is admitted any more. If that branch is the right"
+                " one, stop the agent and start once with --reset-state"
+            )
+        theirs = source.at(common.block.number)
+        assert theirs is not None
+        steps = [r.step for r in source.after(theirs) if r.block.number <= move.record.block.number]
+        before = mine.nodes
+        nodes = mine.nodes_at(common)
+        kept = []
+        for step in steps:
+            changes = {t: keep_since(nodes.get(t), node) for t, node in step.changes.items()}
+            kept.append(replace(step, changes=changes))
+            nodes = apply_changes(nodes, changes)
+        undone = mine.after(common)
+        patch = _as_new(common, undone, kept, before, nodes) if undone else {}
+        mine.keep_from = move.record.block.number
+        mine.replace_after(common, kept, patch)
+        return common, len(undone)
+
+
+def _as_new(
+    common: Record,
+    undone: list[Record],
+    steps: list[Step],
+    before: Nodes,
+    nodes: Nodes,
+) -> Changes:
+    """What the change of branch gave access to, with the branch's first block as its age."""
+    touched = {t for r in undone for t in r.undo} | {t for s in steps for t in s.changes}
+    first = steps[0].block.number if steps else common.block.number
+    patch: dict[int, Node | None] = {}
+    for token_id in touched:
+        old, new = before.get(token_id), nodes.get(token_id)
+        if new is None or (old is not None and old.access_state == new.access_state):
+            continue
+        patch[token_id] = replace(new, since_block=max(new.since_block, first))
+    return patch

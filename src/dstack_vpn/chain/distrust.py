@@ -1,0 +1,105 @@
+"""Distrust: what is made of providers that say otherwise than enough others do.
+
+What one of them says against a member is heard at once. Who is refuted by enough others begins anew
+with them; if it had said something against a member, that is undone, and for some time its word
+alone removes nobody. All of that raises alarms that name it.
+"""
+
+from collections.abc import Callable, Sequence
+
+from dstack_vpn.chain import tally
+from dstack_vpn.chain.agreed import Agreed
+from dstack_vpn.chain.alarms import Alarms
+from dstack_vpn.chain.panel import Panel
+from dstack_vpn.chain.witness import Witness
+from dstack_vpn.mesh.membership import Suspects
+from dstack_vpn.mesh.snapshot import AlarmCode
+
+QUARANTINE = 3600.0
+LONGEST_QUARANTINE = 86_400.0
+"""Seconds for which a provider's word alone removes nobody, after enough others refuted a removal
+that it told of: doubled each time."""
+
+
+class Distrust:
+    """The review of all witnesses."""
+
+    def __init__(self, panel: Panel, *, alarms: Alarms, now: Callable[[], float]) -> None:
+        """Prepare; `now` gives monotonic seconds."""
+        self._panel = panel
+        self._alarms = alarms
+        self._now = now
+
+    def review(self, witnesses: Sequence[Witness], agreed: Agreed, before: Suspects) -> Suspects:
+        """Look at all witnesses once: bring back who is refuted, and hear the others.
+
+        Args:
+            witnesses: all of them.
+            agreed: the agreed chain.
+            before: what the last review returned; returned again where nothing changed.
+
+        Returns:
+            What single providers say against members.
+        """
+        journal = agreed.journal
+        suspects: Suspects = {}
+        if not all(w.journal is None or w.journal.head.same(journal.head) for w in witnesses):
+            chains = {w.name: w.journal for w in witnesses if w.journal is not None}
+            refuted = tally.refuted(chains, journal)
+            for witness in witnesses:
+                if witness.name in refuted:
+                    self._refute(witness, refuted[witness.name], agreed)
+            now = self._now()
+            heard = {
+                w.name: w.journal
+                for w in witnesses
+                if w.journal is not None and not w.quarantined(now)
+            }
+            suspects = tally.suspects(heard, journal)
+        self._tell(witnesses, agreed, suspects)
+        for witness in witnesses:
+            if witness.journal is None:
+                continue
+            witness.journal.keep_from = journal.head.block.number
+            # Not before the others are past it: what it said against members must be heard.
+            if witness.lost and witness.journal.head.block.number < journal.head.block.number:
+                witness.rebase(journal)
+        return before if suspects == before else suspects
+
+    def _refute(self, witness: Witness, how: str, agreed: Agreed) -> None:
+        name, now = witness.name, self._now()
+        assert witness.journal is not None
+        accused = tally.suspects({name: witness.journal}, agreed.journal)
+        if accused and not witness.quarantined(now):
+            length = min(LONGEST_QUARANTINE, QUARANTINE * 2**witness.quarantines)
+            witness.quarantine(length)
+            text = (
+                f"{name} told of {len(accused)} removal(s) that enough others refute: {how}; for"
+                f" {length / 3600:g} h its word alone removes nobody"
+            )
+            self._alarms.sound(AlarmCode.QUARANTINED, text, provider=name)
+        text = f"{name} contradicts enough others: {how}"
+        self._alarms.sound(AlarmCode.DISAGREEMENT, text, provider=name)
+        witness.rebase(agreed.journal)
+        witness.error = text
+
+    def _tell(self, witnesses: Sequence[Witness], agreed: Agreed, suspects: Suspects) -> None:
+        """Raise and clear the alarms about single providers."""
+        alarms, journal, now = self._alarms, agreed.journal, self._now()
+        accusers: dict[str, list[str]] = {}
+        for token_id, suspect in suspects.items():
+            who = f"token {token_id} ({journal.nodes[token_id].node_id[:63]!r})"
+            for name in suspect.providers:
+                accusers.setdefault(name, []).append(who)
+        for name, tokens in accusers.items():
+            more = f" and {len(tokens) - 5} more" if len(tokens) > 5 else ""
+            text = f"out on the word of {name} alone: {', '.join(tokens[:5])}{more}"
+            alarms.sound(AlarmCode.SUSPENDED, text, provider=name)
+        alarms.keep(AlarmCode.SUSPENDED, accusers)
+        alarms.keep(AlarmCode.QUARANTINED, [w.name for w in witnesses if w.quarantined(now)])
+        for provider, text in self._panel.refused.items():
+            alarms.sound(AlarmCode.PROVIDER_REFUSED, text, provider=provider.name)
+        alarms.keep(AlarmCode.PROVIDER_REFUSED, [p.name for p in self._panel.refused])
+        # Over when it has come to the agreed head by itself.
+        contradict = [w.name for w in witnesses if w.error is not None]
+        alarms.keep(AlarmCode.DISAGREEMENT, ["", *contradict])

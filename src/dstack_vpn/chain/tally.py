@@ -1,0 +1,209 @@
+"""The tally: what the chains that the providers showed amount to together.
+
+Pure. Admission is slow and needs many: the agreed head moves only to blocks that enough voters
+have, with the same members in them, and never back before as many have left it. Removal is quick
+and needs one: whatever a single provider's chain says about a member, at a block that descends from
+the member's admission, is a suspicion that is acted on at once, until enough others refute it.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from dstack_vpn.chain.journal import Journal, Record
+from dstack_vpn.chain.quorum import Quorum
+from dstack_vpn.mesh.membership import BlockHash, Node, Suspect, Suspects
+
+DISPUTE_DEPTH = 6
+"""Blocks. We chose: a provider whose branch the agreed chain left so far behind is not merely early
+or on the losing side of a short race; honest nodes change branch within one or two blocks."""
+
+Chains = Mapping[str, Journal]
+"""Provider's name to its chain."""
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """Where the agreed head goes."""
+
+    record: Record
+    """The new head, as it stands in the journal of `source`."""
+    source: str
+    """A provider whose chain has it."""
+    back: bool
+    """Whether the agreed head is left behind: a reorganisation."""
+
+
+def next_move(
+    quorum: Quorum, chains: Chains, agreed: Journal, left: Mapping[str, Collection[BlockHash]]
+) -> Move | None:
+    """The newest block that enough voters have, if that is another one than the agreed head.
+
+    Args:
+        quorum: how votes are counted.
+        chains: what each provider shows; who never showed anything is absent.
+        agreed: the agreed chain.
+        left: blocks that each provider once had and went back from.
+    """
+    head = agreed.head
+    followers = {n: c for n, c in chains.items() if head.same(c.find(head.block.hash))}
+    ahead = _newest(quorum, followers, above=head.block.number)
+    if ahead is not None:
+        return Move(*ahead, back=False)
+    # To have another block in its place, or to have taken it back, is to reject it; to be merely
+    # behind is not. As many must reject the head as once agreed on it.
+    rejecting = {
+        n: c
+        for n, c in chains.items()
+        if n not in followers and (head.block.hash in left.get(n, ()) or _parted(c, agreed))
+    }
+    instead = _newest(quorum, rejecting, above=-1)
+    return None if instead is None else Move(*instead, back=True)
+
+
+def supporters(chains: Chains, agreed: Journal) -> set[str]:
+    """The providers whose chain has the agreed head, with the same members in it."""
+    head = agreed.head
+    return {n for n, c in chains.items() if head.same(c.find(head.block.hash))}
+
+
+def suspects(chains: Chains, agreed: Journal) -> Suspects:
+    """What single providers say about members otherwise than the agreed chain does.
+
+    Only about tokens whose admission their block descends from: a provider that is behind, or on a
+    branch that never had a member, removes nobody.
+    """
+    found: dict[int, Suspect] = {}
+    for name, chain in sorted(chains.items()):
+        if chain.head.same(agreed.head):
+            continue
+        common = agreed.common(chain)
+        if common is None:
+            continue
+        changed = {t for r in _after(chain, common) for t in r.step.changes}
+        for token_id in sorted(changed):
+            ours, theirs = agreed.nodes.get(token_id), chain.nodes.get(token_id)
+            if ours is None or ours.since_block > common.block.number or not _worse(ours, theirs):
+                continue
+            known = found.get(token_id)
+            found[token_id] = Suspect(
+                # Of several that differ the first one named speaks; any one suffices.
+                node=known.node if known else theirs,
+                block=known.block if known else chain.head.block.number,
+                providers=(*known.providers, name) if known else (name,),
+            )
+    return found
+
+
+def refuted(chains: Chains, agreed: Journal) -> dict[str, str]:
+    """The providers whose chain enough others contradict, and in which way.
+
+    Either they have the same block with other members in it, or the agreed chain went on for
+    `DISPUTE_DEPTH` blocks with another block in the place of theirs.
+    """
+    found: dict[str, str] = {}
+    for name, chain in chains.items():
+        common = agreed.common(chain)
+        if common is None or common is chain.head or chain.head.same(common):
+            continue
+        theirs = chain.at(common.block.number + 1)
+        ours = agreed.at(common.block.number + 1)
+        if theirs is None or ours is None:
+            continue
+        number = ours.block.number
+        if theirs.block.hash == ours.block.hash:
+            found[name] = f"it has other members at block {number} ({_short(ours.block.hash)})"
+        elif agreed.head.block.number - number >= DISPUTE_DEPTH:
+            found[name] = (
+                f"it has block {number} as {_short(theirs.block.hash)}, where enough others have"
+                f" {_short(ours.block.hash)}"
+            )
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Dispute:
+    """Providers that contradict each other."""
+
+    text: str
+    depth: int
+    """Blocks for which they have done so, the longest of their chains counted."""
+
+
+def dispute(chains: Chains, agreed: Journal) -> Dispute | None:
+    """Who contradicts whom about which block, and which hashes they have for it."""
+    ahead = {
+        name: common.block.number
+        for name, chain in chains.items()
+        if (common := agreed.common(chain)) is not None and not chain.head.same(common)
+    }
+    if not ahead:
+        return None
+    number = min(ahead.values()) + 1
+    camps: dict[tuple[BlockHash, bytes], list[str]] = {}
+    for name, chain in sorted(chains.items()):
+        if (record := chain.at(number)) is not None:
+            key = (record.block.hash, record.checkpoint.history)
+            camps.setdefault(key, []).append(name)
+    if len(camps) < 2:
+        return None
+    depth = max(chains[name].head.block.number for name in ahead) - number + 1
+    parts = [
+        f"{' and '.join(names)} {'has' if len(names) == 1 else 'have'} {_short(block_hash)}"
+        for (block_hash, _), names in camps.items()
+    ]
+    what = f"block {number}"
+    if len({block_hash for block_hash, _ in camps}) == 1:
+        what = f"the contract's state at block {number}"
+    return Dispute(f"the providers disagree on {what}: {', '.join(parts)}", depth)
+
+
+def _newest(quorum: Quorum, chains: Chains, *, above: int) -> tuple[Record, str] | None:
+    """The newest record that enough of these chains share, and one of them that has it."""
+    level = quorum.level({name: chain.head.block.number for name, chain in chains.items()})
+    if level is None:
+        return None
+    for number in range(int(level), above, -1):
+        camps: dict[tuple[BlockHash, bytes, int], list[str]] = {}
+        for name, chain in chains.items():
+            if (record := chain.at(number)) is not None:
+                stated = record.checkpoint
+                key = (record.block.hash, stated.history, stated.revision)
+                camps.setdefault(key, []).append(name)
+        for names in camps.values():
+            if quorum.enough(names):
+                record = chains[names[0]].at(number)
+                assert record is not None
+                return record, names[0]
+        if not camps:
+            return None
+    return None
+
+
+def _parted(chain: Journal, agreed: Journal) -> bool:
+    """Whether a chain has a block of its own in the place of one of the agreed chain."""
+    common = agreed.common(chain)
+    if common is None or common.same(chain.head) or common.same(agreed.head):
+        return False
+    theirs, ours = chain.at(common.block.number + 1), agreed.at(common.block.number + 1)
+    # The same block with other members in it is a lie or a fault, no branch.
+    return theirs is not None and ours is not None and theirs.block.hash != ours.block.hash
+
+
+def _after(chain: Journal, common: Record) -> list[Record]:
+    record = chain.at(common.block.number)
+    assert record is not None
+    return chain.after(record)
+
+
+def _worse(ours: Node, theirs: Node | None) -> bool:
+    """Whether a member by our state would not be one, or not as long, by theirs."""
+    if not ours.active:
+        return False
+    if theirs is None or theirs.access_state != ours.access_state:
+        return True
+    ends, earlier = ours.expires_at, theirs.expires_at
+    return bool(earlier) and (not ends or earlier < ends)
+
+
+def _short(block_hash: BlockHash) -> str:
+    return f"{block_hash[:10]}…"
