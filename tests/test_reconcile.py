@@ -11,14 +11,15 @@ import pytest
 from structlog.testing import capture_logs
 
 from dstack_vpn.config import load_settings
+from dstack_vpn.errors import WrongChainError
 from dstack_vpn.mesh.access import Verdict
 from dstack_vpn.mesh.events import Event
 from dstack_vpn.mesh.keys import PrivateKey
 from dstack_vpn.mesh.membership import Membership, Node
-from dstack_vpn.mesh.snapshot import ChainView
 from dstack_vpn.reconcile import Reconciler
 from dstack_vpn.store import Store
 from dstack_vpn.wireguard.memory import MemoryDevice
+from lab.waiting import until
 from mesh.build import BLOCK, chain_view, key_of, local_node, membership, node, suspect
 
 OWN = PrivateKey(bytes(31) + b"\x01")
@@ -36,24 +37,29 @@ class Chain:
 
     def __init__(self) -> None:
         self.view = replace(DARK, last_error="nobody answers")
+        self.news = asyncio.Event()
+        self.saved: Membership | None = None
 
     def show(self, nodes: Sequence[Node], *, number: int = BLOCK, **facts: Any) -> None:
         """Show these tokens as agreed on just now, unless told otherwise."""
         now = asyncio.get_running_loop().time()
         shown = chain_view(membership(nodes, number=number), agreed_at=now, advanced_at=now)
         self.view = replace(shown, **facts)
+        self.news.set()
 
     async def start(self, saved: Membership | None) -> Membership:
         """Never asked here."""
         raise NotImplementedError
 
-    async def poll(self) -> ChainView:
-        """Nothing new."""
-        return self.view
-
-    async def wait(self, seconds: float, /) -> None:
-        """Wait."""
-        await asyncio.sleep(seconds)
+    async def run(
+        self, saved: Membership | None, *, interval: float, changed: Callable[[], None]
+    ) -> None:
+        """Look at what the test says, whenever it says something."""
+        self.saved = saved
+        while True:
+            self.news.clear()
+            changed()
+            await self.news.wait()
 
 
 class Bench:
@@ -242,3 +248,45 @@ async def test_how_it_stands_with_the_chain_is_logged_once(bench: Bench) -> None
         {"event": "chain.halted", "log_level": "warning", "age": 70, "block": BLOCK},
         {"event": "chain.light", "log_level": "info", "was": "halted", "block": BLOCK},
     ]
+
+
+async def test_while_no_admission_counts_nobody_is_let_in(bench: Bench) -> None:
+    """A view that is verified, and says of no block that its admissions count, admits nobody."""
+    loop = bench.loop()
+    bench.chain.show([ME, node(2)], confirmed=None)
+    await loop.cycle()
+    assert bench.peers == []
+    assert loop.snapshot.own is not None
+    assert loop.snapshot.own.verdict is Verdict.NOT_YET_CONFIRMED
+
+
+async def test_news_of_the_chain_lead_to_a_cycle(bench: Bench) -> None:
+    """The follower runs by itself, from what was saved, and wakes the loop."""
+    saved = membership([ME, node(2), node(3)])
+    bench.store.save(saved, wall_now=time.time())
+    loop = bench.loop()
+    bench.chain.show([ME, node(2), node(3)])
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(loop.run())
+        await until(lambda: bench.peers == [2, 3], "the saved members are peers")
+        assert bench.chain.saved == saved
+        bench.chain.show([ME, node(3)])
+        await until(lambda: bench.peers == [3], "the burned one is none")
+        running.cancel()
+
+
+async def test_another_chain_at_the_first_contact_ends_it(bench: Bench) -> None:
+    """Before anything was touched: what it refuses must find nothing changed."""
+
+    class Wrong(Chain):
+        async def run(
+            self, saved: Membership | None, *, interval: float, changed: Callable[[], None]
+        ) -> None:
+            raise WrongChainError("another chain")
+
+    bench.store.save(membership([ME, node(2)]), wall_now=time.time())
+    bench.chain = Wrong()
+    with pytest.raises(ExceptionGroup) as caught:
+        await bench.loop().run()
+    assert caught.group_contains(WrongChainError)
+    assert bench.told == []

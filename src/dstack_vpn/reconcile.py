@@ -17,7 +17,7 @@ import structlog
 
 from dstack_vpn.applier import Applier, ConfigurationWriter, note_disk_error, write_configuration
 from dstack_vpn.config import Settings
-from dstack_vpn.errors import ChainError, StoreError
+from dstack_vpn.errors import StoreError
 from dstack_vpn.mesh.chaintime import (
     ChainClock,
     ChainState,
@@ -53,13 +53,21 @@ class ChainSource(Protocol):
         """What is known at this moment."""
 
     async def start(self, saved: Membership | None) -> Membership:
-        """Read the membership first; raises ChainError (try again) or WrongChainError."""
+        """Read the membership once; raises ChainError or WrongChainError."""
 
-    async def poll(self) -> ChainView:
-        """Look at the chain once; a chain that is away is said in the view."""
+    async def run(
+        self, saved: Membership | None, *, interval: float, changed: Callable[[], None]
+    ) -> None:
+        """Follow the chain until cancelled; a chain that is away is said in the view.
 
-    async def wait(self, seconds: float, /) -> None:
-        """Return at a wake-up, or after so many seconds."""
+        Args:
+            saved: what was last verified.
+            interval: seconds between two looks.
+            changed: called whenever the view may have changed, and after the first attempt.
+
+        Raises:
+            WrongChainError: the first contact shows another chain than the one configured.
+        """
 
 
 class Reconciler:
@@ -140,22 +148,13 @@ class Reconciler:
             group.create_task(self._reconcile(), name="reconcile")
 
     async def _follow(self) -> None:
-        started = False
-        while True:
-            before = self._source.view
-            try:
-                if started:
-                    await self._source.poll()
-                else:
-                    await self._source.start(self._saved.membership if self._saved else None)
-                    started = True
-            except ChainError:
-                # Told by the source, which also keeps it in its view.
-                pass
-            self._asked.set()
-            if self._source.view != before:
-                self._wake.set()
-            await self._source.wait(self._settings.poll_interval)
+        saved = self._saved.membership if self._saved else None
+        interval = self._settings.poll_interval
+        await self._source.run(saved, interval=interval, changed=self._looked)
+
+    def _looked(self) -> None:
+        self._asked.set()
+        self._wake.set()
 
     async def _reconcile(self) -> None:
         # The chain is asked before the disk is believed: what it refuses must find nothing changed.
@@ -275,9 +274,7 @@ class Reconciler:
 
     def _confirmed(self, view: ChainView, membership: Membership) -> int | None:
         """The block up to which admissions count."""
-        if view.verified and view.confirmed is not None:
-            return view.confirmed
-        return self._held_up_to(membership)
+        return view.confirmed if view.verified else self._held_up_to(membership)
 
     def _held_up_to(self, held: Membership) -> int | None:
         """The block up to which the admissions of a saved membership count.
