@@ -92,6 +92,19 @@ async def test_name_that_is_no_longer_wanted_is_forgotten() -> None:
         assert server.asked == ["a.example", "b.example", "a.example"]
 
 
+async def test_names_may_be_asked_for_beside_others() -> None:
+    """Asking for a few more forgets none; `known` has what was found, without asking."""
+    server, news = NameServer({"a.example": (ONE,), "b.example": (TWO,)}), News()
+    async with running(server, news) as resolver:
+        resolver.resolve(["a.example"])
+        await news.wait()
+        assert resolver.resolve(["b.example"], keep=True) == {}
+        await news.wait()
+        assert resolver.known == {"a.example": (ONE,), "b.example": (TWO,)}
+        assert resolver.resolve(["b.example"], keep=True) == {"b.example": (TWO,)}
+        assert server.asked == ["a.example", "b.example"]
+
+
 async def test_failure_ends_nothing() -> None:
     """A name that does not exist is no news, and the names behind it are looked up."""
     server, news = NameServer({"z.example": (ONE,)}), News()

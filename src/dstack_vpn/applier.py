@@ -1,31 +1,51 @@
-"""The device side of the loop: see the device, plan, diff, apply, write the configuration down.
+"""The device side of the loop: see the device, plan, diff, apply, back off.
 
-Invoked by `reconcile` once a cycle when something is due. Holds what must be remembered between
-cycles: when each peer was added, when the next full compare is due, and the back-off after a
-failure. A set of changes is not a transaction, so after an error the device is read back and
-planned for anew; removals always come first.
+Invoked by `reconcile` once a cycle when something is due. There are two ways. A change of a few
+tokens is planned for by itself and written at once, for no more work than it takes in a small
+network; it rests on what the device is known to be. A full compare reads the device and plans for
+everybody: at the start, every `sync_interval`, after a failure, when this node itself is judged
+otherwise, and when time alone changes the plan. It pauses for others on the loop, and makes room
+for a change that comes meanwhile.
+
+Holds what must be remembered between cycles: the plan, the device as known, when each peer was
+added, when the next compare is due, and the back-off after a failure. A set of changes is not a
+transaction, so after an error the device is read back and planned for anew; removals always come
+first.
 """
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from bisect import bisect_left
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import structlog
 
 from dstack_vpn.errors import DeviceError
 from dstack_vpn.mesh.access import Decision
-from dstack_vpn.mesh.device import AddPeer, DeviceChange, RemovePeer, SeenDevice, WantedDevice
-from dstack_vpn.mesh.diff import NOT_A_MEMBER, diff
+from dstack_vpn.mesh.amend import amend, entangled
+from dstack_vpn.mesh.device import (
+    AddPeer,
+    DeviceChange,
+    IpAddress,
+    RemovePeer,
+    SeenDevice,
+    WantedDevice,
+)
+from dstack_vpn.mesh.diff import NOT_A_MEMBER, diff, patched
 from dstack_vpn.mesh.keys import PublicKey
 from dstack_vpn.mesh.membership import Membership
 from dstack_vpn.mesh.plan import (
     STAGGER,
+    Decisions,
     LocalNode,
     Plan,
-    candidates,
     make_plan,
     peers_of,
+    planning,
     removal_reasons,
 )
 from dstack_vpn.mesh.sentence import describe
@@ -37,6 +57,11 @@ log = structlog.get_logger()
 
 RETRY_FIRST, RETRY_MOST = 0.5, 30.0
 """Seconds before a failed change is tried again: first, and at most."""
+
+LOOK_UP = 0.005
+"""Seconds between two looks for news while a large device is read."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,29 +85,42 @@ class Applier:
         device: Backend,
         resolver: Resolver,
         sync_interval: float,
+        has_news: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Take the parts; `sync_interval` is the time between full compares, in seconds."""
+        """Take the parts.
+
+        Args:
+            local: what this node brings to the plan.
+            device: where it is applied.
+            resolver: of the names in endpoints.
+            sync_interval: seconds between full compares.
+            has_news: whether members changed since the cycle that is under way began; a compare
+                of the device is put off then.
+        """
         self._local = local
         self._device = device
         self._resolver = resolver
         self._sync_interval = sync_interval
+        self._has_news = has_news
         self._since: dict[PublicKey, float] = {}
-        self._plan: Plan | None = None
+        self._known: _Known | None = None
         self._compare_at = 0.0
+        self._compare_asked = False
         self._retry_at: float | None = None
         self._retry_delay = RETRY_FIRST
 
     def request_compare(self) -> None:
         """Make the next cycle look at the device, whatever else is due."""
-        self._compare_at = 0.0
+        self._compare_asked = True
 
     def due_at(self) -> float:
         """Monotonic time at which the device must be looked at even if nothing happens."""
         if self._retry_at is not None:
             return self._retry_at
-        if self._plan is not None and self._plan.wake_at is not None:
-            return min(self._compare_at, self._plan.wake_at)
-        return self._compare_at
+        if self._compare_asked:
+            return 0.0
+        wake_at = self._known.plan.wake_at if self._known else None
+        return self._compare_at if wake_at is None else min(self._compare_at, wake_at)
 
     async def apply(
         self,
@@ -91,7 +129,7 @@ class Applier:
         own: Decision,
         *,
         now: float,
-        changed: frozenset[int] | None = None,  # noqa: ARG002 - all are planned for, so far
+        changed: AbstractSet[int] | None = None,
     ) -> Applied:
         """Plan and apply; a device that refuses is told in the snapshot and tried again later.
 
@@ -106,46 +144,26 @@ class Applier:
         Raises:
             HostError: this machine does not allow what is needed.
         """
-        block = membership.block.number
-        started = time.monotonic()
-        # Before anything is awaited: a name that is resolved meanwhile asks for the next compare.
-        self._compare_at = now + self._sync_interval
-        try:
-            removed = await self._remove_at_once(snapshot, own)
-            seen = await self._see()
-            for key in seen.peers:
-                # Adopted, or added just before something failed: it was put there in the past.
-                self._since.setdefault(key, now - STAGGER)
-            plan, change = self.plan(snapshot, membership, own, seen, now=now)
-            (wanted,) = plan.devices
-            if change:
-                await self._device.apply(change)
-                seen = await self._see()
-            change = replace(change, peers=removed + change.peers)
-        except DeviceError as error:
-            self._retry_at = now + self._retry_delay
-            self._retry_delay = min(self._retry_delay * 2, RETRY_MOST)
-            log.error("device.failed", error=str(error), block=block, retry_at=self._retry_at)
-            return Applied(
-                snapshot=await self._failed(snapshot, str(error)), sentence="", wanted=None
-            )
-        self._retry_at, self._retry_delay = None, RETRY_FIRST
-        self._plan = plan
-        self._remember(change, now)
-        sentence = describe(change, wanted, block)
-        if sentence:
-            took = round((time.monotonic() - started) * 1000, 1)
-            log.info("cycle.applied", sentence=sentence, block=block, ms=took)
-        done = replace(
-            snapshot,
-            device=seen,
-            peer_names=wanted.peers,
-            notes=plan.notes,
-            applied_block=block,
-            pending=None,
-            last_sentence=sentence or snapshot.last_sentence,
+        cycle = _Cycle(snapshot, membership, own, now)
+        known = self._known
+        few = (
+            changed is not None
+            and known is not None
+            and self._retry_at is None
+            and (known.own, known.closed) == (own, None)
+            and snapshot.closed is None
+            # Changes without end must not keep the device from being compared at all.
+            and now < self._compare_at + self._sync_interval
         )
-        return Applied(snapshot=done, sentence=sentence, wanted=wanted if change else None)
+        if not few or changed is None or known is None:
+            return await self._compare(cycle, put_off=False)
+        amended = await self._amend(known, cycle, changed)
+        if amended is None:
+            return await self._compare(cycle, put_off=False)
+        if changed or not self._compare_is_due(now):
+            # Where both are due, the compare has a cycle of its own, right after this one.
+            return amended
+        return await self._compare(cycle, put_off=True)
 
     def plan(
         self,
@@ -163,7 +181,7 @@ class Applier:
             own=own,
             local=self._local,
             seen=seen,
-            resolved=self._resolver.resolve(self._names(snapshot.decisions, membership)),
+            resolved=self._resolver.known,
             since=self._since,
             now=now,
             wall_now=time.time(),
@@ -194,6 +212,116 @@ class Applier:
         except DeviceError:
             return None
 
+    # -- a few tokens
+
+    async def _amend(
+        self, known: "_Known", cycle: "_Cycle", changed: AbstractSet[int]
+    ) -> Applied | None:
+        """Apply what a few tokens change; None when the device must be compared after all."""
+        now, decisions = cycle.now, cycle.snapshot.decisions
+        due = {token for token, at in known.plan.staggered.items() if at <= now}
+        verdicts = {token: _decision(decisions, token) for token in changed | due}
+        keys = {d.key for d in verdicts.values() if d is not None and d.granted and d.key}
+        for token in entangled(known.plan, verdicts.keys(), keys):
+            verdicts.setdefault(token, _decision(decisions, token))
+        names = _Names(self._resolver.known)
+        plan, change = amend(
+            known.plan,
+            verdicts,
+            nodes=cycle.membership.nodes,
+            own=cycle.own,
+            local=self._local,
+            seen=known.seen,
+            resolved=names,
+            since=self._since,
+            now=now,
+            wall_now=time.time(),
+        )
+        if change:
+            try:
+                await self._device.apply(change)
+            except DeviceError as error:
+                log.warning("device.change_failed", error=str(error), block=cycle.block)
+                return None
+        self._known = replace(known, plan=plan, seen=patched(known.seen, change))
+        self._remember(change, now)
+        self._resolver.resolve(names.asked, keep=True)
+        return self._applied(cycle, self._known, change)
+
+    # -- everybody
+
+    def _compare_is_due(self, now: float) -> bool:
+        replan_at = self._known.plan.replan_at if self._known else None
+        times = (self._compare_at, self._compare_at if replan_at is None else replan_at)
+        return self._compare_asked or now >= min(times)
+
+    async def _compare(self, cycle: "_Cycle", *, put_off: bool) -> Applied:
+        """Read the device, plan for everybody, and apply what differs.
+
+        Args:
+            cycle: what is to be applied.
+            put_off: whether it may be put off when there is news, for nothing of it is urgent.
+        """
+        before = self._compare_asked, self._compare_at
+        # Before anything is awaited: a name that is resolved meanwhile asks for the next compare.
+        self._compare_asked, self._compare_at = False, cycle.now + self._sync_interval
+        has_news = self._has_news if put_off else lambda: False
+        try:
+            known, change = await self._bring(cycle, has_news)
+        except _PutOffError:
+            asked, self._compare_at = before
+            self._compare_asked |= asked
+            return Applied(snapshot=cycle.snapshot, sentence="", wanted=None)
+        except DeviceError as error:
+            self._retry_at = cycle.now + self._retry_delay
+            self._retry_delay = min(self._retry_delay * 2, RETRY_MOST)
+            log.error("device.failed", error=str(error), block=cycle.block, retry_at=self._retry_at)
+            return Applied(
+                snapshot=await self._failed(cycle.snapshot, str(error)), sentence="", wanted=None
+            )
+        self._retry_at, self._retry_delay = None, RETRY_FIRST
+        self._known = known
+        return self._applied(cycle, known, change)
+
+    async def _bring(
+        self, cycle: "_Cycle", has_news: Callable[[], bool]
+    ) -> tuple["_Known", DeviceChange]:
+        now, snapshot = cycle.now, cycle.snapshot
+        removed = await self._remove_at_once(snapshot, cycle.own)
+        async with _until_news(has_news):
+            seen = await self._device.seen()
+        if seen is None:
+            seen = await self._create()
+        for key in seen.peers:
+            # Adopted, or added just before something failed: it was put there in the past.
+            self._since.setdefault(key, now - STAGGER)
+        names = _Names(self._resolver.known)
+        steps = planning(
+            nodes=cycle.membership.nodes,
+            decisions=snapshot.decisions,
+            own=cycle.own,
+            local=self._local,
+            seen=seen,
+            resolved=names,
+            since=self._since,
+            now=now,
+            wall_now=time.time(),
+            closed=snapshot.closed,
+        )
+        plan = await _in_turns(steps, has_news)
+        self._resolver.resolve(names.asked)
+        (wanted,) = plan.devices
+        change = diff(wanted, seen, reasons=plan.removal_reasons)
+        if change:
+            await self._device.apply(change)
+            if replace(change, peers=()):
+                seen = await self._see()
+            else:
+                seen = patched(seen, change)
+        change = replace(change, peers=removed + change.peers)
+        self._remember(change, now)
+        return _Known(plan, seen, cycle.own, snapshot.closed), change
+
     async def _remove_at_once(self, snapshot: Snapshot, own: Decision) -> tuple[RemovePeer, ...]:
         """Remove those of the last plan who are no longer members, before anything is read.
 
@@ -201,31 +329,32 @@ class Applier:
         takes longer than the removal itself, and may fail. Where it fails, the way on is the same:
         a device that is gone is made anew without them, and any other one is read and compared.
         """
-        if self._plan is None:
+        if self._known is None:
             return ()
         members = peers_of(snapshot.decisions, own, snapshot.closed)
+        gone = [
+            key for device in self._known.plan.devices for key in device.peers if key not in members
+        ]
+        if not gone:
+            return ()
         reasons = removal_reasons(snapshot.decisions, own, snapshot.closed)
-        gone = tuple(
-            RemovePeer(key=key, reason=reasons.get(key, NOT_A_MEMBER))
-            for device in self._plan.devices
-            for key in device.peers
-            if key not in members
-        )
-        if gone:
-            try:
-                await self._device.apply(DeviceChange(name=self._local.interface, peers=gone))
-            except DeviceError as error:
-                log.warning("device.removal_failed", error=str(error))
-                return ()
-        return gone
+        peers = tuple(RemovePeer(key=key, reason=reasons.get(key, NOT_A_MEMBER)) for key in gone)
+        try:
+            await self._device.apply(DeviceChange(name=self._local.interface, peers=peers))
+        except DeviceError as error:
+            log.warning("device.removal_failed", error=str(error))
+            return ()
+        return peers
 
     async def _see(self) -> SeenDevice:
         seen = await self._device.seen()
+        return await self._create() if seen is None else seen
+
+    async def _create(self) -> SeenDevice:
+        await self._device.create()
+        seen = await self._device.seen()
         if seen is None:
-            await self._device.create()
-            seen = await self._device.seen()
-            if seen is None:
-                raise DeviceError(f"{self._local.interface} vanished after it was made")
+            raise DeviceError(f"{self._local.interface} vanished after it was made")
         return seen
 
     async def _failed(self, snapshot: Snapshot, error: str) -> Snapshot:
@@ -237,14 +366,25 @@ class Applier:
             last_error=error,
         )
 
-    def _names(self, decisions: Sequence[Decision], membership: Membership) -> set[str]:
-        names: set[str] = set()
-        for decision in decisions:
-            if decision.granted:
-                node = membership.nodes[decision.token_id]
-                found, _ = candidates(node.endpoint, node.node_id, self._local)
-                names.update(e.host for e in found if isinstance(e.host, str))
-        return names
+    # -- both
+
+    def _applied(self, cycle: "_Cycle", known: "_Known", change: DeviceChange) -> Applied:
+        snapshot = cycle.snapshot
+        (wanted,) = known.plan.devices
+        sentence = describe(change, wanted, cycle.block)
+        if sentence:
+            took = round((time.monotonic() - cycle.started) * 1000, 1)
+            log.info("cycle.applied", sentence=sentence, block=cycle.block, ms=took)
+        done = replace(
+            snapshot,
+            device=known.seen,
+            peer_names=wanted.peers,
+            notes=known.plan.notes,
+            applied_block=cycle.block,
+            pending=None,
+            last_sentence=sentence or snapshot.last_sentence,
+        )
+        return Applied(snapshot=done, sentence=sentence, wanted=wanted if change else None)
 
     def _remember(self, change: DeviceChange, now: float) -> None:
         for peer in change.peers:
@@ -252,6 +392,102 @@ class Applier:
                 self._since[peer.peer.key] = now
             elif isinstance(peer, RemovePeer):
                 self._since.pop(peer.key, None)
+
+
+class _Cycle:
+    """What one call is to apply."""
+
+    def __init__(
+        self, snapshot: Snapshot, membership: Membership, own: Decision, now: float
+    ) -> None:
+        self.snapshot = snapshot
+        self.membership = membership
+        self.own = own
+        self.now = now
+        self.block = membership.block.number
+        self.started = time.monotonic()
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What is in force: the plan, and what it rests on."""
+
+    plan: Plan
+    seen: SeenDevice
+    """As last read, with what was changed since."""
+    own: Decision
+    closed: str | None
+
+
+class _Names(Mapping[str, Sequence[IpAddress]]):
+    """The names that are resolved; remembers for which of them it was asked."""
+
+    def __init__(self, known: Mapping[str, Sequence[IpAddress]]) -> None:
+        self._known = known
+        self.asked: set[str] = set()
+
+    def __getitem__(self, name: str) -> Sequence[IpAddress]:
+        self.asked.add(name)
+        return self._known[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._known)
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+
+class _PutOffError(Exception):
+    """There is news, and what was under way can be done again later."""
+
+
+async def _in_turns(steps: Generator[None, None, T], has_news: Callable[[], bool]) -> T:
+    """Do a long work step by step, with the others on the loop in between."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        await asyncio.sleep(0)
+        if has_news():
+            raise _PutOffError
+
+
+@asynccontextmanager
+async def _until_news(has_news: Callable[[], bool]) -> AsyncIterator[None]:
+    """Break off what is done inside as soon as there is news."""
+    loop = asyncio.get_running_loop()
+    limit = asyncio.timeout(None)
+
+    def look() -> None:
+        if not under_way:
+            return
+        if has_news():
+            limit.reschedule(loop.time())
+        else:
+            loop.call_later(LOOK_UP, look)
+
+    under_way = True
+    loop.call_later(LOOK_UP, look)
+    try:
+        async with limit:
+            try:
+                yield
+            finally:
+                under_way = False
+    except TimeoutError:
+        if limit.expired():
+            raise _PutOffError from None
+        raise
+
+
+def _decision(decisions: Decisions, token_id: int) -> Decision | None:
+    if isinstance(decisions, Mapping):
+        return decisions.get(token_id)
+    place = bisect_left(decisions, token_id, key=lambda d: d.token_id)
+    found = decisions[place] if place < len(decisions) else None
+    return found if found is not None and found.token_id == token_id else None
 
 
 ConfigurationWriter = Callable[[WantedDevice, Membership], None]

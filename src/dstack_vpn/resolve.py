@@ -52,11 +52,23 @@ class Resolver:
         self._queued: set[str] = set()
         """What is in the queue: once each, for while no name server answers it only grows."""
 
-    def resolve(self, names: Iterable[str]) -> Mapping[str, tuple[IpAddress, ...]]:
-        """What is known of these names now; unknown and aged ones are looked up meanwhile."""
+    @property
+    def known(self) -> Mapping[str, tuple[IpAddress, ...]]:
+        """What is known now, of whatever was asked for."""
+        return self._known
+
+    def resolve(
+        self, names: Iterable[str], *, keep: bool = False
+    ) -> Mapping[str, tuple[IpAddress, ...]]:
+        """What is known of these names now; unknown and aged ones are looked up meanwhile.
+
+        Args:
+            names: those that are needed.
+            keep: whether others that were asked for are needed still; else they are forgotten.
+        """
         now = asyncio.get_running_loop().time()
         wanted = set(names)
-        for name in self._asked_at.keys() - wanted:
+        for name in () if keep else self._asked_at.keys() - wanted:
             del self._asked_at[name]
             self._known.pop(name, None)
             self._failures.pop(name, None)
@@ -64,7 +76,7 @@ class Resolver:
             if now - self._asked_at.get(name, -LIFETIME) >= LIFETIME:
                 self._asked_at[name] = now
                 self._enqueue(name)
-        return dict(self._known)
+        return {name: self._known[name] for name in wanted if name in self._known}
 
     def _enqueue(self, name: str) -> None:
         if name in self._asked_at and name not in self._queued:

@@ -17,7 +17,7 @@ from dstack_vpn.mesh.device import (
     UpdatePeer,
     WantedDevice,
 )
-from dstack_vpn.mesh.diff import NOT_A_MEMBER, diff
+from dstack_vpn.mesh.diff import NOT_A_MEMBER, diff, patched
 from dstack_vpn.mesh.keys import PrivateKey
 from dstack_vpn.wireguard.memory import MemoryDevice
 from wireguard.samples import adding, at, device, hosts, key, patient, peer
@@ -104,6 +104,20 @@ def test_applying_a_diff_gives_what_is_wanted(first: WantedDevice, wanted: Wante
         elif number in before.peers:
             assert after.peers[number].endpoint == before.peers[number].endpoint
     assert not diff(wanted, after)
+
+
+@patient
+@given(wanted_devices(), wanted_devices())
+def test_what_a_change_makes_of_the_peers_is_known_without_looking(
+    first: WantedDevice, wanted: WantedDevice
+) -> None:
+    """The device as patched has the peers that the device has, and the old reading is as it was."""
+    wanted = replace(wanted, public_key=first.public_key)
+    made = model(first)
+    before, again = look(made), look(made)
+    change = bring(made, wanted)
+    assert patched(before, change).peers == look(made).peers
+    assert before == again
 
 
 @patient

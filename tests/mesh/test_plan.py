@@ -1,6 +1,6 @@
 """The plan: who is a peer, where packets go, and who speaks first."""
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from ipaddress import ip_address
 from random import Random
@@ -18,18 +18,22 @@ from dstack_vpn.mesh.plan import (
     ON_LINK_WINDOW,
     REJECT_AFTER,
     STAGGER,
+    TURN,
     LocalNode,
     Plan,
     candidates,
+    planning,
 )
 from mesh.build import (
     ADDRESSES,
     NOW,
     WALL_NOW,
     as_seen,
+    decide,
     device_of,
     key_of,
     local_node,
+    membership,
     node,
     plan_for,
     seen_device,
@@ -405,6 +409,30 @@ def test_a_plan_that_was_applied_asks_for_nothing_more(others: Sequence[Node]) -
     since = {key_of(i): NOW - 60 for i in range(1, 10)}
     first = device_of(plan_for(tokens, since=since))
     assert device_of(plan_for(tokens, since=since, seen=as_seen(first))) == first
+
+
+def test_a_large_plan_is_made_with_pauses() -> None:
+    """Planning for many lets others work every `TURN` members; the plan is the same."""
+    tokens = [node(i) for i in range(1, 3 * TURN + 2)]
+    decisions = decide(tokens)
+    steps = planning(
+        nodes=membership(tokens).nodes,
+        decisions=decisions,
+        own=decisions[0],
+        local=local_node(),
+        seen=None,
+        resolved={},
+        since={},
+        now=NOW,
+        wall_now=WALL_NOW,
+    )
+    made: list[Plan] = []
+
+    def to_the_end() -> Generator[None, None, None]:
+        made.append((yield from steps))
+
+    assert len(list(to_the_end())) >= 3
+    assert made == [plan_for(tokens)]
 
 
 def test_handshakes_are_aged_by_the_wall_clock() -> None:

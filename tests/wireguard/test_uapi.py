@@ -20,6 +20,7 @@ from dstack_vpn.mesh.diff import sorted_networks
 from dstack_vpn.mesh.keys import PrivateKey, PublicKey
 from dstack_vpn.wireguard.uapi import (
     CHUNK,
+    GetReader,
     UapiDevice,
     parse_errno,
     parse_get,
@@ -97,6 +98,24 @@ def complaint(answer: bytes) -> str:
 def test_an_answer_reads_back(device: UapiDevice) -> None:
     """Everything that a device reports about itself and its peers arrives."""
     assert parse_get(write(device)) == device
+
+
+@patient
+@given(answers(), st.integers(1, 100))
+def test_an_answer_may_come_in_parts(device: UapiDevice, size: int) -> None:
+    """However it is cut into parts it reads the same, and is done with the last byte."""
+    reader, whole = GetReader(), write(device)
+    for start in range(0, len(whole), size):
+        assert not reader.done
+        reader.feed(whole[start : start + size])
+    assert reader.done
+    assert reader.device() == device
+
+
+def test_an_answer_ends_with_its_blank_line() -> None:
+    """What comes after the end is no part of the answer, and not passed over."""
+    for more in (b"rx_bytes=1\nerrno=0\n\n", b"x"):
+        assert complaint(b"errno=0\n\n" + more).startswith("the device")
 
 
 @patient

@@ -28,7 +28,7 @@ from dstack_vpn.wireguard.userspace import UserspaceDevice
 from lab.fixtures import need_lab
 from lab.process import run
 from lab.waiting import until
-from wireguard.samples import device, peer, unique_name
+from wireguard.samples import adding, device, peer, unique_name
 
 PRIVATE_KEY = PrivateKey.generate()
 OTHER_KEY = PrivateKey.generate()
@@ -356,6 +356,21 @@ async def test_a_device_whose_process_died_is_made_anew(name: str, make: Make) -
     assert await made.seen() is None
     assert set((await bring(made)).peers) == {peer(1).key, peer(2).key}
     await made.destroy()
+
+
+async def test_a_change_is_not_made_on_another_device_than_the_one_read(
+    name: str, make: Make
+) -> None:
+    """A device that somebody restarted lacks most of what the change rests on: read it first."""
+    made = make()
+    port = (await bring(made)).listen_port
+    await make().destroy()
+    before = await bring(make(), listen_port=port)
+    with pytest.raises(DeviceError, match="was replaced"):
+        await made.apply(adding(name, peer(3)))
+    assert await look(made) == before
+    await made.apply(adding(name, peer(3)))
+    assert len((await look(made)).peers) == 3
 
 
 async def test_an_interface_deleted_by_hand_comes_back(name: str, make: Make) -> None:

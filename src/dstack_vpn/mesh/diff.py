@@ -11,6 +11,7 @@ not free (wireguard-go reopens its socket), so only what differs is ever in a ch
 """
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from operator import attrgetter
 from types import MappingProxyType
 
@@ -90,17 +91,25 @@ def diff_peers(
     in the outcome: wanted allowed IPs are disjoint, so a peer that has its own takes none from a
     peer that was served before it.
     """
-    removals = [
-        RemovePeer(key=key, reason=reasons.get(key, NOT_A_MEMBER))
-        for key in sorted_keys(seen.keys() - wanted.keys())
-    ]
-    updates = [
-        update
-        for key in sorted_keys(seen.keys() & wanted.keys())
-        if (update := diff_peer(wanted[key], seen[key])) is not None
-    ]
-    additions = [AddPeer(peer=wanted[key]) for key in sorted_keys(wanted.keys() - seen.keys())]
-    return (*removals, *updates, *additions)
+    updates: dict[PublicKey, PeerChange] = {}
+    additions: dict[PublicKey, PeerChange] = {}
+    for key, peer in wanted.items():
+        there = seen.get(key)
+        if there is None:
+            additions[key] = AddPeer(peer=peer)
+        elif (update := diff_peer(peer, there)) is not None:
+            updates[key] = update
+    removals: dict[PublicKey, PeerChange] = {}
+    if len(wanted) - len(additions) < len(seen):
+        removals = {
+            key: RemovePeer(key=key, reason=reasons.get(key, NOT_A_MEMBER))
+            for key in seen
+            if key not in wanted
+        }
+    # Sorted last: of thousands of peers nearly all stay as they are.
+    return tuple(
+        changes[key] for changes in (removals, updates, additions) for key in sorted_keys(changes)
+    )
 
 
 def diff_peer(wanted: WantedPeer, seen: SeenPeer) -> UpdatePeer | None:
@@ -115,7 +124,7 @@ def diff_peer(wanted: WantedPeer, seen: SeenPeer) -> UpdatePeer | None:
         allowed_ips = sorted_networks(wanted.allowed_ips)
         old, new = _text(sorted_networks(seen.allowed_ips)), _text(allowed_ips)
         changes.append(FieldChange(field="allowed_ips", old=old, new=new))
-    if wanted.endpoint not in {None, seen.endpoint}:
+    if wanted.endpoint is not None and wanted.endpoint != seen.endpoint:
         endpoint = wanted.endpoint
         old = str(seen.endpoint or "")
         changes.append(FieldChange(field="endpoint", old=old, new=str(endpoint)))
@@ -142,16 +151,60 @@ def check_plan(wanted: WantedDevice) -> None:
     Raises:
         ValueError: says which peers contradict each other.
     """
-    owners: dict[IpNetwork, PublicKey] = {}
+    # By what makes a network the one that it is: hashing thousands of networks takes far longer.
+    owners: dict[tuple[int, int, int], PublicKey] = {}
     for key, peer in wanted.peers.items():
         if peer.key != key:
             raise ValueError(f"the plan files peer {peer.key} under the key {key}")
         if key == wanted.public_key:
             raise ValueError(f"the plan makes {wanted.name} a peer of itself")
         for network in peer.allowed_ips:
-            other = owners.setdefault(network, key)
+            place = network.version, int(network.network_address), network.prefixlen
+            other = owners.setdefault(place, key)
             if other != key:
                 raise ValueError(f"the plan gives {network} to both {other} and {key}")
+
+
+def patched(seen: SeenDevice, change: DeviceChange) -> SeenDevice:
+    """What a device shows once a change of its peers is on it; spares reading it again.
+
+    The link side of the change is left out: what the host makes of it must be read. So are what
+    only a device knows: a peer that is new has no handshake yet.
+    """
+    peers = dict(seen.peers)
+    for peer in change.peers:
+        match peer:
+            case RemovePeer(key=key):
+                peers.pop(key, None)
+            case AddPeer(peer=wanted):
+                peers[wanted.key] = _fresh(wanted)
+            case UpdatePeer(key=key) if (there := peers.get(key)) is not None:
+                peers[key] = _updated(there, peer)
+    return replace(seen, peers=peers)
+
+
+def _fresh(wanted: WantedPeer) -> SeenPeer:
+    return SeenPeer(
+        key=wanted.key,
+        allowed_ips=sorted_networks(wanted.allowed_ips),
+        endpoint=wanted.endpoint,
+        keepalive=wanted.keepalive,
+        last_handshake=0.0,
+        rx_bytes=0,
+        tx_bytes=0,
+    )
+
+
+def _updated(there: SeenPeer, update: UpdatePeer) -> SeenPeer:
+    return SeenPeer(
+        key=there.key,
+        allowed_ips=there.allowed_ips if update.allowed_ips is None else update.allowed_ips,
+        endpoint=there.endpoint if update.endpoint is None else update.endpoint,
+        keepalive=there.keepalive if update.keepalive is None else update.keepalive,
+        last_handshake=there.last_handshake,
+        rx_bytes=there.rx_bytes,
+        tx_bytes=there.tx_bytes,
+    )
 
 
 def sorted_keys(keys: Iterable[PublicKey]) -> list[PublicKey]:

@@ -2,11 +2,12 @@
 
 A pure function of members, local settings, the device as seen, resolved names and time. It stands
 between `access` (who is in) and `diff` (what must change). Same input, same plan: everything is
-sorted before it is emitted.
+sorted before it is emitted. `amend` brings a plan up to date for a few tokens.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from types import MappingProxyType
 
 from dstack_vpn.mesh.access import Decision
@@ -21,6 +22,7 @@ from dstack_vpn.mesh.device import (
     WantedDevice,
     WantedPeer,
 )
+from dstack_vpn.mesh.diff import sorted_keys
 from dstack_vpn.mesh.endpoint import Endpoint, check_address, parse_endpoint
 from dstack_vpn.mesh.keys import PublicKey
 from dstack_vpn.mesh.membership import Nodes
@@ -40,6 +42,12 @@ ON_LINK_WINDOW = 60.0
 
 # A peer without a handshake is tried at its next candidate after this time.
 CANDIDATE_TIME = 15.0
+
+TURN = 500
+"""Members that are planned for between two pauses: some milliseconds of work."""
+
+Decisions = Sequence[Decision] | Mapping[int, Decision]
+"""The verdicts: in the order of their token ids, or by token id."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,8 +81,20 @@ class Plan:
     """Why a key that may be on a device is not wanted there."""
     notes: Mapping[int, tuple[str, ...]]
     """By token id: what was left out of a granted node, and why."""
-    wake_at: float | None
-    """Monotonic time at which the plan changes by itself, if it is known."""
+    keys: Mapping[int, PublicKey]
+    """The peers, by token id."""
+    tries: frozenset[PublicKey]
+    """Peers on the local link that are spoken to and do not answer; `ON_LINK_TRIES` at most."""
+    staggered: Mapping[int, float]
+    """By token id: monotonic time at which a new peer may be spoken to first."""
+    replan_at: float | None
+    """Monotonic time at which the plan as a whole changes by itself, if it is known."""
+
+    @property
+    def wake_at(self) -> float | None:
+        """Monotonic time at which anything of the plan changes by itself, if it is known."""
+        times = [*self.staggered.values(), *([] if self.replan_at is None else [self.replan_at])]
+        return min(times, default=None)
 
 
 def candidates(
@@ -85,6 +105,8 @@ def candidates(
     notes: list[str] = []
     mesh = local.addresses.networks
     static = local.static_endpoints.get(node_id)
+    if not (static or node_endpoint or local.endpoint_template):
+        return (), ()
     texts = {
         # Settings are read before the ranges of the mesh are known, so these are checked here too.
         "settings": str(static) if static else "",
@@ -94,17 +116,30 @@ def candidates(
     for source, text in texts.items():
         if not text:
             continue
-        try:
-            found.append(parse_endpoint(text, mesh))
-        except ValueError as error:
-            notes.append(f"endpoint from the {source} left out: {error}")
-    return tuple(dict.fromkeys(found)), tuple(notes)
+        parsed = _parsed(text)
+        if isinstance(parsed, str):
+            notes.append(f"endpoint from the {source} left out: {parsed}")
+        elif not isinstance(parsed.host, str) and any(parsed.host in network for network in mesh):
+            trouble = f"{parsed.host} lies inside the mesh itself"
+            notes.append(f"endpoint from the {source} left out: {trouble}")
+        else:
+            found.append(parsed)
+    return tuple(dict.fromkeys(found)) if len(found) > 1 else tuple(found), tuple(notes)
+
+
+@lru_cache(maxsize=2**14)
+def _parsed(text: str) -> Endpoint | str:
+    """The endpoint, or what is wrong with it; planning for thousands would be mostly parsing."""
+    try:
+        return parse_endpoint(text)
+    except ValueError as error:
+        return str(error)
 
 
 def make_plan(
     *,
     nodes: Nodes,
-    decisions: Sequence[Decision],
+    decisions: Decisions,
     own: Decision,
     local: LocalNode,
     seen: SeenDevice | None,
@@ -114,7 +149,41 @@ def make_plan(
     wall_now: float,
     closed: str | None = None,
 ) -> Plan:
-    """Plan the devices of this node.
+    """Plan the devices of this node; see `planning`."""
+    steps = planning(
+        nodes=nodes,
+        decisions=decisions,
+        own=own,
+        local=local,
+        seen=seen,
+        resolved=resolved,
+        since=since,
+        now=now,
+        wall_now=wall_now,
+        closed=closed,
+    )
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            plan: Plan = end.value
+            return plan
+
+
+def planning(
+    *,
+    nodes: Nodes,
+    decisions: Decisions,
+    own: Decision,
+    local: LocalNode,
+    seen: SeenDevice | None,
+    resolved: Mapping[str, Sequence[IpAddress]],
+    since: Mapping[PublicKey, float],
+    now: float,
+    wall_now: float,
+    closed: str | None = None,
+) -> Generator[None, None, Plan]:
+    """Plan the devices of this node, with pauses in which others may work.
 
     Args:
         nodes: tokens at the newest agreed block.
@@ -128,66 +197,66 @@ def make_plan(
         wall_now: seconds since 1970, only to age handshakes.
         closed: why all peers must go although they are members, or None.
     """
-    reasons = removal_reasons(decisions, own, closed)
-    notes: dict[int, tuple[str, ...]] = {}
-    peers: dict[PublicKey, WantedPeer] = {}
-    clock = _Clock(local, seen, since, now, wall_now)
-    members = peers_of(decisions, own, closed)
-    for key, decision in sorted(members.items(), key=lambda item: item[1].token_id):
-        endpoints, trouble = candidates(nodes[decision.token_id].endpoint, decision.node_id, local)
-        addresses, more = _resolve(endpoints, resolved, local)
-        endpoint, keepalive = clock.approach(key, addresses)
-        if trouble or more:
-            notes[decision.token_id] = trouble + more
-        peers[key] = WantedPeer(
-            key=key,
-            token_id=decision.token_id,
-            node_id=decision.node_id,
-            allowed_ips=local.addresses.hosts(decision.token_id),
-            endpoint=endpoint,
-            keepalive=keepalive,
-        )
-    peers = clock.cap_on_link(peers)
+    planner = Planner(
+        local=local, seen=seen, resolved=resolved, since=since, now=now, wall_now=wall_now
+    )
+    members = sorted(peers_of(decisions, own, closed).values(), key=lambda d: d.token_id)
+    peers = []
+    for number, decision in enumerate(members, 1):
+        peers.append(planner.peer(decision, nodes[decision.token_id].endpoint))
+        if number % TURN == 0:
+            yield
+    peers = planner.cap_on_link(peers)
+    yield
+    by_key = {peer.key: peer for peer in peers}
     device = WantedDevice(
         name=local.interface,
         public_key=local.public_key,
         listen_port=local.listen_port,
         mtu=local.mtu,
         addresses=_own_addresses(own, local),
-        peers=MappingProxyType(dict(sorted(peers.items()))),
+        peers=MappingProxyType({key: by_key[key] for key in sorted_keys(by_key)}),
     )
     return Plan(
         devices=(device,),
-        removal_reasons=MappingProxyType(reasons),
-        notes=MappingProxyType(notes),
-        wake_at=clock.wake_at,
+        removal_reasons=MappingProxyType(removal_reasons(decisions, own, closed)),
+        notes=MappingProxyType(planner.notes),
+        keys=MappingProxyType({peer.token_id: peer.key for peer in peers}),
+        tries=frozenset(planner.tries),
+        staggered=MappingProxyType(planner.staggered),
+        replan_at=planner.replan_at,
     )
 
 
-def peers_of(
-    decisions: Sequence[Decision], own: Decision, closed: str | None
-) -> dict[PublicKey, Decision]:
+def peers_of(decisions: Decisions, own: Decision, closed: str | None) -> dict[PublicKey, Decision]:
     """Who may be a peer of this node, by key; nobody when it is no member itself, or closed."""
     if closed is not None or not own.granted:
         return {}
-    return {d.key: d for d in decisions if d.granted and d.key and d.token_id != own.token_id}
+    return {
+        d.key: d for d in every(decisions) if d.granted and d.key and d.token_id != own.token_id
+    }
 
 
 def removal_reasons(
-    decisions: Sequence[Decision], own: Decision, closed: str | None
+    decisions: Decisions, own: Decision, closed: str | None
 ) -> dict[PublicKey, str]:
     """Why a key that may be on a device must not be a peer, as far as there is a token with it."""
-    granted = {d.key for d in decisions if d.granted}
+    granted = {d.key for d in every(decisions) if d.granted}
     reasons = {
         d.key: f"{d.verdict}: {d.reason}"
-        for d in decisions
+        for d in every(decisions)
         # Whoever copied a member's key says nothing about why the member goes.
-        if d.key and d.key not in granted
+        if d.key and not d.granted and d.key not in granted
     }
     if closed is None and own.granted:
         return reasons
     why = closed or f"this node itself is {own.verdict}: {own.reason}"
-    return {d.key: why for d in decisions if d.key} | reasons
+    return {d.key: why for d in every(decisions) if d.key} | reasons
+
+
+def every(decisions: Decisions) -> Iterable[Decision]:
+    """The verdicts one by one."""
+    return decisions.values() if isinstance(decisions, Mapping) else decisions
 
 
 def _own_addresses(own: Decision, local: LocalNode) -> tuple[IpInterface, ...]:
@@ -217,29 +286,55 @@ def _resolve(
                 )
             except ValueError as error:
                 notes.append(f"the name {endpoint.host} left out: {error}")
-    return tuple(dict.fromkeys(addresses)), tuple(notes)
+    if len(addresses) > 1:
+        addresses = list(dict.fromkeys(addresses))
+    return tuple(addresses), tuple(notes)
 
 
-class _Clock:
+class Planner:
     """Decides for each peer where to send and whether to speak first, at this moment."""
 
     def __init__(
         self,
+        *,
         local: LocalNode,
         seen: SeenDevice | None,
+        resolved: Mapping[str, Sequence[IpAddress]],
         since: Mapping[PublicKey, float],
         now: float,
         wall_now: float,
     ) -> None:
+        """See `make_plan`."""
         self._local = local
-        self._seen = seen.peers if seen else {}
+        self._seen: Mapping[PublicKey, SeenPeer] = seen.peers if seen else {}
+        self._resolved = resolved
         self._since = since
         self._now = now
         self._wall_now = wall_now
-        self.wake_at: float | None = None
+        self.notes: dict[int, tuple[str, ...]] = {}
+        self.tries: set[PublicKey] = set()
+        self.staggered: dict[int, float] = {}
+        self.replan_at: float | None = None
 
-    def approach(
-        self, key: PublicKey, addresses: Sequence[SocketAddress]
+    def peer(self, decision: Decision, node_endpoint: str) -> WantedPeer:
+        """The peer of a granted token."""
+        assert decision.key is not None
+        endpoints, trouble = candidates(node_endpoint, decision.node_id, self._local)
+        addresses, more = _resolve(endpoints, self._resolved, self._local)
+        endpoint, keepalive = self._approach(decision.key, decision.token_id, addresses)
+        if trouble or more:
+            self.notes[decision.token_id] = trouble + more
+        return WantedPeer(
+            key=decision.key,
+            token_id=decision.token_id,
+            node_id=decision.node_id,
+            allowed_ips=self._local.addresses.hosts(decision.token_id),
+            endpoint=endpoint,
+            keepalive=keepalive,
+        )
+
+    def _approach(
+        self, key: PublicKey, token_id: int, addresses: Sequence[SocketAddress]
     ) -> tuple[SocketAddress | None, int]:
         """The endpoint to set (None: leave it) and the keepalive to have."""
         peer = self._seen.get(key)
@@ -248,27 +343,54 @@ class _Clock:
             return None, self._local.keepalive
         if not addresses:
             return None, self._local.keepalive if peer and peer.endpoint else 0
-        age = self._now - self._since.get(key, self._now)
+        since = self._since.get(key, self._now)
+        age = self._now - since
         endpoint = addresses[int(age // CANDIDATE_TIME) % len(addresses)]
         if len(addresses) > 1:
             # One beat for all peers, so that thousands of them do not wake us thousands of times.
-            self._wake((self._now // CANDIDATE_TIME + 1) * CANDIDATE_TIME)
+            self._replan((self._now // CANDIDATE_TIME + 1) * CANDIDATE_TIME)
         if self._local.public_key > key and age < STAGGER and not (peer and peer.last_handshake):
-            self._wake(self._since.get(key, self._now) + STAGGER)
+            self.staggered[token_id] = since + STAGGER
             return endpoint, 0
         return endpoint, self._local.keepalive
 
-    def cap_on_link(self, peers: dict[PublicKey, WantedPeer]) -> dict[PublicKey, WantedPeer]:
-        """Let at most `ON_LINK_TRIES` unanswered neighbours be tried at once."""
-        unanswered = [p for p in peers.values() if self._is_on_link_try(p)]
+    def cap_on_link(self, peers: Sequence[WantedPeer]) -> list[WantedPeer]:
+        """Let at most `ON_LINK_TRIES` unanswered neighbours of all peers be tried at once."""
+        unanswered = [p for p in peers if self._is_on_link_try(p)]
         windows = -(-len(unanswered) // ON_LINK_TRIES)
-        if windows <= 1:
-            return peers
-        turn = int(self._now // ON_LINK_WINDOW)
-        start = turn % windows * ON_LINK_TRIES
-        self._wake((turn + 1) * ON_LINK_WINDOW)
-        quiet = unanswered[:start] + unanswered[start + ON_LINK_TRIES :]
-        return peers | {p.key: _silenced(p) for p in quiet}
+        start = int(self._now // ON_LINK_WINDOW) % windows * ON_LINK_TRIES if windows else 0
+        self.tries = {p.key for p in unanswered[start : start + ON_LINK_TRIES]}
+        quiet = {p.key for p in unanswered} - self.tries
+        return [self._silenced(p) if p.key in quiet else p for p in peers]
+
+    def cap_newcomers(
+        self, peers: Sequence[WantedPeer], tries: frozenset[PublicKey]
+    ) -> list[WantedPeer]:
+        """Let further neighbours be tried while there is room beside those under way."""
+        self.tries = set(tries)
+        capped = []
+        for peer in peers:
+            if not self._is_on_link_try(peer):
+                capped.append(peer)
+            elif len(self.tries) < ON_LINK_TRIES:
+                self.tries.add(peer.key)
+                capped.append(peer)
+            else:
+                capped.append(self._silenced(peer))
+        return capped
+
+    def _silenced(self, peer: WantedPeer) -> WantedPeer:
+        """The peer, present and able to reach us, but not spoken to before the window moves on."""
+        self._replan((self._now // ON_LINK_WINDOW + 1) * ON_LINK_WINDOW)
+        self.staggered.pop(peer.token_id, None)
+        return WantedPeer(
+            key=peer.key,
+            token_id=peer.token_id,
+            node_id=peer.node_id,
+            allowed_ips=peer.allowed_ips,
+            endpoint=None,
+            keepalive=0,
+        )
 
     def _live(self, peer: SeenPeer | None) -> bool:
         # Never (0) is not long ago on a machine whose clock still stands at 1970.
@@ -288,17 +410,5 @@ class _Clock:
     def _on_link(self, ip: IpAddress) -> bool:
         return any(ip in network for network in self._local.on_link)
 
-    def _wake(self, at: float) -> None:
-        self.wake_at = at if self.wake_at is None else min(self.wake_at, at)
-
-
-def _silenced(peer: WantedPeer) -> WantedPeer:
-    """The peer, present and able to reach us, but not spoken to first."""
-    return WantedPeer(
-        key=peer.key,
-        token_id=peer.token_id,
-        node_id=peer.node_id,
-        allowed_ips=peer.allowed_ips,
-        endpoint=None,
-        keepalive=0,
-    )
+    def _replan(self, at: float) -> None:
+        self.replan_at = at if self.replan_at is None else min(self.replan_at, at)

@@ -27,7 +27,7 @@ class Backend(Protocol):
         """Read the device, link and WireGuard side; None when there is none.
 
         None also stands for a device of ours that can no longer be spoken to because its process
-        is dead or its socket gone: `create` makes it anew.
+        is dead or its socket gone: `create` makes it anew. Reading may be cancelled at any time.
         """
         ...
 
@@ -45,6 +45,9 @@ class Backend(Protocol):
         When it returns, no packet of a removed peer is accepted any more. Peers that are not in the
         change are not touched and lose no packet. A peer that the device refuses does not keep the
         others from being applied.
+
+        A change may rest on what was read long before, changes since then included. Where another
+        device has taken the place of the one that was read, that is a `DeviceError`.
 
         Sets are not transactions: after a `DeviceError` any part of the change may be in force, so
         read back and plan again. Applying the same change twice does no harm.

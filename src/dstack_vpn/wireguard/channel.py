@@ -7,17 +7,19 @@ whose packets are stuck may never answer. The text itself is `uapi.py`.
 import asyncio
 import socket
 import struct
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
 from dstack_vpn.errors import DeviceError, HostError
-from dstack_vpn.wireguard.uapi import END, GET, Request, UapiDevice, parse_errno, parse_get
+from dstack_vpn.wireguard.uapi import END, GET, GetReader, Request, UapiDevice, parse_errno
 
 TIMEOUT = 5.0
 """Seconds for one exchange."""
 MAX_ANSWER = 64 * 2**20
 """Bytes; 10,000 peers take about 3 MB."""
+PART = 2**16
+"""Bytes that are read at once: 200 peers, some milliseconds of work."""
 
 _UCRED = struct.Struct("3i")  # pid, uid, gid: unix(7), SO_PEERCRED
 
@@ -38,9 +40,16 @@ class Channel:
         Raises:
             DeviceError: no answer in time, or one that cannot be read.
         """
-        answer = await self._exchange(GET)
+        reader = GetReader()
         try:
-            return parse_get(answer)
+            async with self._exchange(GET) as parts:
+                async for part in parts:
+                    reader.feed(part)
+                    if reader.done:
+                        break
+                    # A large device answers for longer than others on the loop should wait.
+                    await asyncio.sleep(0)
+            return reader.device()
         except ValueError as error:
             raise DeviceError(f"{self._name}: {error}") from None
 
@@ -50,33 +59,39 @@ class Channel:
         Raises:
             DeviceError: no answer in time, or one that cannot be read.
         """
-        answer = await self._exchange(request.text)
+        answer = bytearray()
+        async with self._exchange(request.text) as parts:
+            async for part in parts:
+                answer += part
+                if answer.endswith(END):
+                    break
         try:
-            return parse_errno(answer)
+            return parse_errno(bytes(answer))
         except ValueError as error:
             raise DeviceError(f"{self._name}: {error}") from None
 
-    async def _exchange(self, request: bytes) -> bytes:
+    @asynccontextmanager
+    async def _exchange(self, request: bytes) -> AsyncIterator[AsyncIterator[bytes]]:
+        """Send a request; what comes back is given as it comes, until nobody wants more."""
         try:
-            async with asyncio.timeout(TIMEOUT):
-                return await self._send_and_receive(request)
+            async with asyncio.timeout(TIMEOUT), aclosing(self._parts(request)) as parts:
+                yield parts
         except TimeoutError:
             raise DeviceError(f"{self._name} did not answer within {TIMEOUT:g} s") from None
         except OSError as error:
             raise DeviceError(f"{self._name} hung up: {error.strerror}") from None
 
-    async def _send_and_receive(self, request: bytes) -> bytes:
+    async def _parts(self, request: bytes) -> AsyncGenerator[bytes, None]:
         loop = asyncio.get_running_loop()
         await loop.sock_sendall(self._sock, request)
-        answer = bytearray()
-        while not answer.endswith(END):
-            part = await loop.sock_recv(self._sock, 2**18)
+        size = 0
+        while size <= MAX_ANSWER:
+            part = await loop.sock_recv(self._sock, PART)
             if not part:
                 raise DeviceError(f"{self._name} hung up in the middle of an answer")
-            answer += part
-            if len(answer) > MAX_ANSWER:
-                raise DeviceError(f"{self._name} answers without end")
-        return bytes(answer)
+            size += len(part)
+            yield part
+        raise DeviceError(f"{self._name} answers without end")
 
 
 @asynccontextmanager

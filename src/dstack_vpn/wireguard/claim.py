@@ -43,8 +43,7 @@ class Claim:
             HostError: the interface or its socket belongs to somebody else.
             DeviceError: it is there but does not answer.
         """
-        await self._settle()
-        async with connect(self.name, self.socket) as channel:
+        async with self._settled() as channel:
             exists = link.exists(self.name)
             if channel is None:
                 if exists and self.left_over() is None:
@@ -87,22 +86,24 @@ class Claim:
         self._known = None
         marker.remove(self._marker_path)
 
-    async def _settle(self) -> None:
-        """Wait until interface and socket agree.
+    @asynccontextmanager
+    async def _settled(self) -> AsyncIterator[Channel | None]:
+        """Connect when interface and socket agree, or when they had the time to.
 
         While a process starts or ends one of them is there without the other for some
         milliseconds. Taken for somebody else's, our own device would then end the agent.
         """
         deadline = time.monotonic() + SETTLE_TIMEOUT
-        while time.monotonic() < deadline:
+        while True:
             async with connect(self.name, self.socket) as channel:
                 if channel is None:
                     settled = not link.exists(self.name) or self.left_over() is not None
                 else:
                     lives = channel.pid == 0 or Process.of(channel.pid) is not None
                     settled = lives and link.exists(self.name)
-            if settled:
-                return
+                if settled or time.monotonic() > deadline:
+                    yield channel
+                    return
             await asyncio.sleep(process.POLL)
 
     async def _require_ours(self, channel: Channel, *, exists: bool) -> None:

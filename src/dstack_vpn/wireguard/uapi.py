@@ -127,70 +127,104 @@ def parse_errno(answer: bytes) -> int:
 
 
 def parse_get(answer: bytes) -> UapiDevice:
-    """Read the answer to ``get=1``.
-
-    The private key in it is turned into the public one at once and never kept; no error quotes a
-    line. Keys that we do not know are skipped if they look like keys: a reader that refused them
-    could no longer take a revoked peer off a newer device.
+    """Read the answer to ``get=1``; see `GetReader`.
 
     Raises:
         ValueError: the answer is cut off, malformed, or reports an error.
     """
-    body = answer.removesuffix(END).decode("ascii", "replace")
-    lines = body.split("\n")
-    errno = _ERRNO.fullmatch(lines.pop())
-    if errno is None or not answer.endswith(END):
-        raise ValueError("the device's answer is cut off")
-    if int(errno[1]) != 0:
-        raise ValueError(f"the device answered get with errno {errno[1]}")
-
-    reader = _Reader()
-    for line in lines:
-        name, equals, value = line.partition("=")
-        if not equals or not (name in _KNOWN or _NAME.fullmatch(name)):
-            raise ValueError("the device's answer has a line that is not key=value")
-        reader.take(name, value)
+    reader = GetReader()
+    reader.feed(answer)
     return reader.device()
 
 
-class _Reader:
-    """A device of which we have read some lines: its own come first, then peer after peer."""
+class GetReader:
+    """Reads the answer to ``get=1`` as it comes: the device's own lines, then peer after peer.
+
+    The private key in it is turned into the public one at once and never kept; no error quotes a
+    line. Keys that we do not know are skipped if they look like keys: a reader that refused them
+    could no longer take a revoked peer off a newer device.
+    """
 
     def __init__(self) -> None:
-        self.public_key: PublicKey | None = None
-        self.listen_port = 0
-        self.peers: dict[PublicKey, _Peer] = {}
-        self.peer: _Peer | None = None
+        """Nothing was read yet."""
+        self._rest = ""
+        self._last = ""
+        self._public_key: PublicKey | None = None
+        self._listen_port = 0
+        self._peers: dict[PublicKey, SeenPeer] = {}
+        self._peer: _Peer | None = None
+        self.done = False
+        """The blank line at the end of the answer was read."""
 
-    def take(self, name: str, value: str) -> None:
-        if name == "public_key":
-            self.peer = _Peer()
-            # A key of zeroes can shake no hand, so nobody is behind such a peer; it is no member's
-            # and must not keep the others from being read.
-            if value != _ZERO_KEY:
-                key = _public_key(value)
-                if self.peers.setdefault(key, self.peer) is not self.peer:
-                    raise ValueError("the device's answer has the same peer twice")
-        elif self.peer is not None:
-            self.peer.take(name, value)
-        elif name == "private_key" and value != _ZERO_KEY:
-            self.public_key = PrivateKey(_hex_key(name, value)).public
-        elif name == "own_public_key" and value != _ZERO_KEY:  # boringtun keeps its private key
-            self.public_key = _public_key(value)
-        elif name == "listen_port":
-            self.listen_port = _number(name, value, 65535)
+    def feed(self, part: bytes) -> None:
+        """Read on; a part may end anywhere.
+
+        Raises:
+            ValueError: the answer is malformed, or goes on after its end.
+        """
+        lines = (self._rest + part.decode("ascii", "replace")).split("\n")
+        self._rest = lines.pop()
+        for line in lines:
+            if self.done:
+                raise ValueError("the device's answer goes on after its end")
+            if not line and self._last.startswith("errno="):
+                self.done = True
+                continue
+            self._last = line
+            name, equals, value = line.partition("=")
+            if not equals or not (name in _KNOWN or _NAME.fullmatch(name)):
+                raise ValueError("the device's answer has a line that is not key=value")
+            if name == "public_key":
+                self._end_peer()
+                self._peer = _Peer(value)
+            elif self._peer is not None:
+                self._peer.take(name, value)
+            else:
+                self._take(name, value)
 
     def device(self) -> UapiDevice:
-        peers = {key: peer.seen(key) for key, peer in self.peers.items()}
-        return UapiDevice(public_key=self.public_key, listen_port=self.listen_port, peers=peers)
+        """What was read.
+
+        Raises:
+            ValueError: the answer is cut off, or reports an error.
+        """
+        errno = _ERRNO.fullmatch(self._last)
+        if errno is None or not self.done or self._rest:
+            raise ValueError("the device's answer is cut off")
+        if int(errno[1]) != 0:
+            raise ValueError(f"the device answered get with errno {errno[1]}")
+        self._end_peer()
+        return UapiDevice(
+            public_key=self._public_key, listen_port=self._listen_port, peers=self._peers
+        )
+
+    def _take(self, name: str, value: str) -> None:
+        if name == "private_key" and value != _ZERO_KEY:
+            self._public_key = PrivateKey(_hex_key(name, value)).public
+        elif name == "own_public_key" and value != _ZERO_KEY:  # boringtun keeps its private key
+            self._public_key = _public_key(value)
+        elif name == "listen_port":
+            self._listen_port = _number(name, value, 65535)
+
+    def _end_peer(self) -> None:
+        """Keep the peer whose lines were read."""
+        peer, self._peer = self._peer, None
+        # A key of zeroes can shake no hand, so nobody is behind such a peer; it is no member's
+        # and must not keep the others from being read.
+        if peer is None or peer.key == _ZERO_KEY:
+            return
+        seen = peer.seen()
+        if self._peers.setdefault(seen.key, seen) is not seen:
+            raise ValueError("the device's answer has the same peer twice")
 
 
 class _Peer:
     """A peer of which we have read some lines."""
 
-    __slots__ = ("allowed_ips", "values")
+    __slots__ = ("allowed_ips", "key", "values")
 
-    def __init__(self) -> None:
+    def __init__(self, key: str) -> None:
+        self.key = key
         self.values: dict[str, str] = {}
         self.allowed_ips: list[str] = []
 
@@ -202,11 +236,11 @@ class _Peer:
                 raise ValueError(f"the device's answer has {name} twice for one peer")
             self.values[name] = value
 
-    def seen(self, key: PublicKey) -> SeenPeer:
+    def seen(self) -> SeenPeer:
         endpoint = self.values.get("endpoint")
         seconds = self._value("last_handshake_time_sec", 2**63)
         return SeenPeer(
-            key=key,
+            key=_public_key(self.key),
             allowed_ips=_networks(*self.allowed_ips),
             endpoint=None if endpoint is None else _socket_address(endpoint),
             keepalive=self._value("persistent_keepalive_interval", 65535),
@@ -216,7 +250,8 @@ class _Peer:
         )
 
     def _value(self, name: str, most: int) -> int:
-        return _number(name, self.values.get(name, "0"), most)
+        value = self.values.get(name, "0")
+        return 0 if value == "0" else _number(name, value, most)
 
 
 def _peer_lines(change: PeerChange) -> Iterator[str]:

@@ -64,6 +64,8 @@ class UserspaceDevice:
         self._private_key = private_key
         self._program = program
         self._claim = Claim(name, private_key.public, marker_path)
+        self._read_from: int | None = None
+        """The process that was last read; a change that rests on it is not for another one."""
 
     @property
     def name(self) -> str:
@@ -77,6 +79,7 @@ class UserspaceDevice:
             if channel is None or state is None:
                 return None
             device = await channel.get()
+            self._read_from = channel.pid
         return SeenDevice(
             name=self._name,
             public_key=device.public_key,
@@ -89,6 +92,7 @@ class UserspaceDevice:
 
     async def create(self) -> None:
         """See `Backend.create`."""
+        self._read_from = None
         async with self._claim.reach() as channel:
             if channel is not None:
                 log.info("device.adopted", device=self._name, pid=channel.pid)
@@ -102,6 +106,8 @@ class UserspaceDevice:
         async with self._claim.reach() as channel:
             if channel is None:
                 raise DeviceError(f"{self._name} is gone")
+            if self._read_from not in {None, channel.pid}:
+                raise DeviceError(f"{self._name} is not the device that was read: it was replaced")
             refused: list[str] = []
             for request in requests.removals:
                 refused += await self._set_peers(channel, request)
