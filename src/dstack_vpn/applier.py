@@ -485,9 +485,11 @@ async def _until_news(has_news: Callable[[], bool]) -> AsyncIterator[None]:
 def _decision(decisions: Decisions, token_id: int) -> Decision | None:
     if isinstance(decisions, Mapping):
         return decisions.get(token_id)
+    # Nearly always they are in the order of their tokens, and the place is known at once.
     place = bisect_left(decisions, token_id, key=lambda d: d.token_id)
-    found = decisions[place] if place < len(decisions) else None
-    return found if found is not None and found.token_id == token_id else None
+    if place < len(decisions) and decisions[place].token_id == token_id:
+        return decisions[place]
+    return next((d for d in decisions if d.token_id == token_id), None)
 
 
 ConfigurationWriter = Callable[[WantedDevice, Membership], None]

@@ -47,7 +47,7 @@ TURN = 500
 """Members that are planned for between two pauses: some milliseconds of work."""
 
 Decisions = Sequence[Decision] | Mapping[int, Decision]
-"""The verdicts: in the order of their token ids, or by token id."""
+"""The verdicts, one a token: in any order, or by token id."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
