@@ -17,14 +17,19 @@ TESTED_BY = {
     # What holds the loop is tested as a running agent, on hosts and a chain of the lab.
     "__init__.py": "test_layers.py",
     "__main__.py": "agent/test_membership.py",
+    "chain/agreed.py": "chain/test_tally.py",
+    "chain/alarms.py": "chain/test_distrust.py",
     # The parts of the follower and its providers are tested through it.
     "chain/advance.py": "chain/test_follow.py",
     "chain/calls.py": "chain/test_follow.py",
+    "chain/checkpoint_kind.py": "chain/test_follow.py",
+    "chain/opening.py": "chain/test_follow.py",
     "chain/pages.py": "chain/test_follow.py",
     "chain/panel.py": "chain/test_follow.py",
     "chain/providers.py": "chain/test_follow.py",
     "chain/rpc_http.py": "chain/test_follow_faults.py",
     "chain/rpc_socket.py": "chain/test_follow_faults.py",
+    "chain/witness.py": "chain/test_follow_faults.py",
     # Signed writes and what the contract answers to them are tested as commands.
     "chain/admin.py": "cli/test_admin.py",
     "chain/checksum.py": "cli/test_parse.py",

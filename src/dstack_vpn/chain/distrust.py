@@ -5,7 +5,7 @@ with them; if it had said something against a member, that is undone, and for so
 alone removes nobody. All of that raises alarms that name it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from dstack_vpn.chain import tally
 from dstack_vpn.chain.agreed import Agreed
@@ -43,6 +43,7 @@ class Distrust:
         """
         journal = agreed.journal
         suspects: Suspects = {}
+        refuted: Mapping[str, str] = {}
         if not all(w.journal is None or w.journal.head.same(journal.head) for w in witnesses):
             chains = {w.name: w.journal for w in witnesses if w.journal is not None}
             refuted = tally.refuted(chains, journal)
@@ -56,6 +57,14 @@ class Distrust:
                 if w.journal is not None and not w.quarantined(now)
             }
             suspects = tally.suspects(heard, journal)
+        # Who begins anew has not taken back what it said; it is asked again first.
+        unasked = {w.name for w in witnesses if not w.asked and w.name not in refuted}
+        kept = {
+            token_id: suspect
+            for token_id, suspect in before.items()
+            if token_id in journal.nodes and unasked & set(suspect.providers)
+        }
+        suspects = {**kept, **suspects}
         self._tell(witnesses, agreed, suspects)
         for witness in witnesses:
             if witness.journal is None:
@@ -101,5 +110,9 @@ class Distrust:
             alarms.sound(AlarmCode.PROVIDER_REFUSED, text, provider=provider.name)
         alarms.keep(AlarmCode.PROVIDER_REFUSED, [p.name for p in self._panel.refused])
         # Over when it has come to the agreed head by itself.
-        contradict = [w.name for w in witnesses if w.error is not None]
-        alarms.keep(AlarmCode.DISAGREEMENT, ["", *contradict])
+        apart = [
+            w.name
+            for w in witnesses
+            if w.error is not None or w.journal is None or not w.journal.head.same(journal.head)
+        ]
+        alarms.keep(AlarmCode.DISAGREEMENT, ["", *apart])

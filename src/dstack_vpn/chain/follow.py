@@ -20,7 +20,7 @@ from dstack_vpn.chain.header import Header
 from dstack_vpn.chain.journal import WINDOW, Journal
 from dstack_vpn.chain.kind import Kind
 from dstack_vpn.chain.opening import Opener
-from dstack_vpn.chain.panel import ChainIdentity, Panel
+from dstack_vpn.chain.panel import GRACE, ChainIdentity, Panel
 from dstack_vpn.chain.rpc import Provider
 from dstack_vpn.chain.upkeep import Upkeep
 from dstack_vpn.chain.witness import Witness
@@ -284,6 +284,7 @@ class Follower:
         """Find where the providers are, with what was last known or without, and start there."""
         self._steady.clear()
         known = self._membership or self._saved
+        before = [(witness, witness.stand) for witness in self._witnesses]
         try:
             opened = await self._opener.open(known)
             agreed = Agreed(opened.journal, known.finalized if known else None)
@@ -291,9 +292,9 @@ class Follower:
                 witness.rebase(opened.journal)
             await self._arrive(agreed, opened.heads, opened.target)
         except ChainError:
-            if self._agreed is not None:
-                for witness in self._witnesses:
-                    witness.rebase(self._agreed.journal)
+            # What they had said stands until something better is known.
+            for witness, stand in before:
+                witness.stand = stand
             raise
         except WrongChainError as error:
             # Once verified, these are providers gone wrong, not a mistake of the user.
@@ -303,8 +304,13 @@ class Follower:
         finally:
             if self._agreed is not None:
                 self._steady.set()
+        now = self._now()
+        for witness in self._witnesses:
+            # Who showed the block to start from has been seen there, whether or not it had more.
+            if witness.provider in opened.heads and not witness.lost:
+                witness.seen_at = now
         self._agreed = agreed
-        self._advanced_at = self._now()
+        self._advanced_at = now
         self._resyncs += opened.read
         self._merge()
         self._steady.set()
@@ -333,6 +339,9 @@ class Follower:
             while pending and agreed.head.block.number < target.block.number:
                 _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
                 self._move(agreed)
+            if pending:
+                # The others may know of a removal that enough of them have not heard of yet.
+                _, pending = await asyncio.wait(pending, timeout=GRACE)
             for task in pending:
                 task.cancel()
         self._move(agreed)

@@ -28,6 +28,8 @@ log = structlog.get_logger()
 
 COMPARE_EVERY = 3600.0
 """Seconds between two full compares with the contract."""
+COMPARE_AGAIN = 10.0
+"""Seconds until one that failed is tried again."""
 TAG_EVERY = 2.0
 """Seconds between two questions for a tag that admissions wait for."""
 FINAL_EVERY = 60.0
@@ -153,13 +155,14 @@ class Upkeep:
             self._compare_at = now + COMPARE_EVERY
         if now < self._compare_at:
             return None
+        self._compare_at = now + COMPARE_AGAIN
         panel, journal = self._panel, agreed.journal
         record, ours = journal.head, journal.nodes
         known = panel.membership(self._kind.name, agreed.head, ours, agreed.finalized)
         source = panel.providers[self._turn % len(panel.providers)]
         self._turn += 1
         stated, nodes = await self._kind.compare(panel, record.block, source, known)
-        self._compare_at = now + COMPARE_EVERY
+        self._compare_at = self._now() + COMPARE_EVERY
         self.compares += 1
         theirs = {token: keep_since(ours.get(token), node) for token, node in nodes.items()}
         differing = sorted(t for t in ours.keys() | theirs.keys() if ours.get(t) != theirs.get(t))

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import structlog
 
@@ -34,6 +35,16 @@ MOST_AHEAD = 16_384
 forgotten, since what it says against a member counts until enough others say otherwise."""
 
 _UNPROVEN_LIMIT = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Stand:
+    """Where a witness is."""
+
+    journal: Journal | None
+    asked: bool
+    lost: bool
+    error: str | None
 
 
 class Witness:
@@ -65,6 +76,8 @@ class Witness:
         """Monotonic seconds of its last usable answer about its newest block."""
         self.error: str | None = None
         """Why the last look brought nothing, or None."""
+        self.asked = False
+        """It has been followed since it last began anew."""
         self.lost = False
         """It went where its journal cannot follow."""
         self.left: deque[BlockHash] = deque(maxlen=4096)
@@ -90,9 +103,20 @@ class Witness:
         """Its newest verified block."""
         return self.journal.head.block if self.journal else None
 
+    @property
+    def stand(self) -> "Stand":
+        """Where it is, to be set again when beginning anew came to nothing."""
+        return Stand(self.journal, self.asked, self.lost, self.error)
+
+    @stand.setter
+    def stand(self, stand: "Stand") -> None:
+        self.journal, self.asked = stand.journal, stand.asked
+        self.lost, self.error = stand.lost, stand.error
+
     def rebase(self, journal: Journal) -> None:
         """Begin anew on a chain that was agreed on."""
         self.journal = journal.copy()
+        self.asked = False
         self.lost = False
         self.error = None
         self.left.clear()
@@ -149,6 +173,7 @@ class Witness:
             if journal is self.journal:
                 self._unproven = 0
                 self.lost = False
+                self.asked = True
             self.seen_at = self._now()
             if self.error is not None:
                 log.info("chain.provider_back", provider=self.name)
@@ -171,6 +196,7 @@ class Witness:
         """
         assert self.journal is not None
         await self._go(self.journal, target)
+        self.asked = True
         self.seen_at = self._now()
 
     async def _look(self, journal: Journal) -> None:

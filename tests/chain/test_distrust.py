@@ -1,0 +1,116 @@
+"""One of three that lies: what it can do, for how long, and what is told of it."""
+
+import pytest
+
+from chain.local import assert_same, new_key
+from chain.trio import Trio, trio_of
+from dstack_vpn.chain.distrust import QUARANTINE
+from dstack_vpn.chain.tally import DISPUTE_DEPTH
+from dstack_vpn.mesh.access import Verdict
+from dstack_vpn.mesh.snapshot import AlarmCode
+from lab.nft import AccessNFT
+from lab.rpclag import PinnedHead
+
+LIAR = "127.0.0.3#3"
+
+
+async def member(trio: Trio, name: str = "a") -> int:
+    """A member whom all know; the follower has started."""
+    token = (await trio.nft.mint(name, new_key())).token_id
+    await trio.follower.start(None)
+    assert trio.verdict(token) is Verdict.ACCESS_GRANTED
+    return token
+
+
+async def test_a_false_removal_suspends_until_the_others_refute_it(contract: AccessNFT) -> None:
+    """The member is out at once and in again some blocks later; who lied is named all the time."""
+    async with trio_of(contract) as trio:
+        token = await member(trio)
+        await trio.forger.revoke(trio.liar, token)
+        await trio.follower.poll()
+        decision = trio.decisions()[token]
+        assert decision.verdict is Verdict.SOURCE_DISPUTED
+        assert LIAR in decision.reason
+        alarm = trio.alarm(AlarmCode.SUSPENDED)
+        assert alarm is not None
+        assert (alarm.provider, LIAR in alarm.text) == (LIAR, True)
+        await trio.see(DISPUTE_DEPTH + 1)
+        assert trio.verdict(token) is Verdict.ACCESS_GRANTED
+        assert trio.alarm(AlarmCode.SUSPENDED) is None
+        alarm = trio.alarm(AlarmCode.QUARANTINED)
+        assert alarm is not None
+        assert alarm.provider == LIAR
+        trio.liar.honest()
+        await trio.see()
+        await assert_same(trio.follower, contract)
+
+
+async def test_a_lie_about_a_block_that_all_have_is_refuted_at_once(contract: AccessNFT) -> None:
+    """Other members at the hash that enough agree on need no patience."""
+    async with trio_of(contract) as trio:
+        token = await member(trio)
+        await contract.set_endpoint(token, "198.51.100.7:1")
+        await trio.forger.revoke(trio.liar, token, real_block=True)
+        await trio.follower.poll()
+        assert trio.verdict(token) is Verdict.ACCESS_GRANTED
+        assert trio.alarm(AlarmCode.QUARANTINED) is not None
+
+
+async def test_in_quarantine_its_word_alone_removes_nobody(contract: AccessNFT) -> None:
+    """The second lie has no effect; when the quarantine is over it is heard again, once."""
+    async with trio_of(contract) as trio:
+        token = await member(trio)
+        await contract.set_endpoint(token, "198.51.100.7:1")
+        await trio.forger.revoke(trio.liar, token, real_block=True)
+        await trio.follower.poll()
+        trio.liar.honest()
+        await trio.see()
+        await trio.forger.revoke(trio.liar, token)
+        await trio.follower.poll()
+        assert trio.verdict(token) is Verdict.ACCESS_GRANTED
+        trio.clock.now += QUARANTINE + 1
+        await trio.follower.poll()
+        assert trio.verdict(token) is Verdict.SOURCE_DISPUTED
+        assert trio.alarm(AlarmCode.QUARANTINED) is None
+        await trio.see(DISPUTE_DEPTH + 1)
+        assert trio.verdict(token) is Verdict.ACCESS_GRANTED
+        alarm = trio.alarm(AlarmCode.QUARANTINED)
+        assert alarm is not None
+        assert "for 2 h" in alarm.text
+
+
+@pytest.mark.parametrize("real_block", [False, True])
+async def test_a_false_grant_admits_nobody(contract: AccessNFT, *, real_block: bool) -> None:
+    """Neither in a forged block nor at an honest one, however many blocks are on top."""
+    async with trio_of(contract) as trio:
+        token = await member(trio)
+        if real_block:
+            await contract.set_endpoint(token, "198.51.100.7:1")
+        key = bytes(range(32))
+        await trio.forger.grant(trio.liar, 7, "evil", key, real_block=real_block)
+        await trio.forger.blocks(trio.liar, 20)
+        for _ in range(3):
+            await trio.follower.poll()
+            assert trio.verdict(7) is Verdict.NODE_NOT_FOUND
+        await trio.see(DISPUTE_DEPTH + 2)
+        assert trio.verdict(7) is Verdict.NODE_NOT_FOUND
+        assert trio.verdict(token) is Verdict.ACCESS_GRANTED
+        assert trio.alarm(AlarmCode.DISAGREEMENT) is not None
+        await assert_same(trio.follower, contract)
+
+
+async def test_what_a_true_removal_needs_is_one_source(contract: AccessNFT) -> None:
+    """Two that are late hold up no removal, and the member stays out while they are."""
+    async with trio_of(contract) as trio:
+        token = await member(trio)
+        for proxy in trio.proxies[:2]:
+            proxy.fault = PinnedHead((await contract.chain.block()).number)
+        await contract.revoke(token)
+        await trio.follower.poll()
+        await trio.see(DISPUTE_DEPTH + 3)
+        assert trio.verdict(token) is Verdict.SOURCE_DISPUTED
+        for proxy in trio.proxies[:2]:
+            proxy.honest()
+        await trio.see()
+        assert trio.verdict(token) is Verdict.REVOKED
+        assert trio.alarm(AlarmCode.SUSPENDED) is None
