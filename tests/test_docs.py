@@ -190,7 +190,7 @@ def answers() -> dict[str, Any]:
         "/stats": render_stats(shot, health, wall_now=WALL_NOW),
         "/wireguard": render_wireguard(shot, wall_now=WALL_NOW),
         "/config": public_settings(load_settings(environment)),
-        "/api/access/node-b": render_decision(shot.decisions[0]),
+        "/api/access/node-b": render_decision(shot.decisions[1]),
     }
 
 

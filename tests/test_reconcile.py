@@ -290,3 +290,16 @@ async def test_another_chain_at_the_first_contact_ends_it(bench: Bench) -> None:
         await bench.loop().run()
     assert caught.group_contains(WrongChainError)
     assert bench.told == []
+
+
+async def test_tokens_may_come_in_any_order(bench: Bench) -> None:
+    """A token with a low number that comes late is found, and removed, like any other."""
+    loop = bench.loop()
+    for tokens in ([node(7), ME], [node(7), ME, node(4)], [node(7), node(4), node(2), ME]):
+        bench.chain.show(tokens)
+        await loop.cycle()
+    assert bench.peers == [2, 4, 7]
+    bench.chain.show([node(7), node(4, revoked=True), node(2), ME])
+    await loop.cycle()
+    assert bench.peers == [2, 7]
+    assert bench.told == [None, {4}, {2}, {4}]

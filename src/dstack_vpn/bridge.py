@@ -272,7 +272,7 @@ class WireGuardContractBridge:
 
     def access(self, node_id: str) -> Decision:
         """The verdict on a node id, with its reason."""
-        return find(self.snapshot.decisions, node_id)
+        return find(self.snapshot.decisions.values(), node_id)
 
     async def events(self) -> AsyncIterator[Event]:
         """Iterate over what happens from the first step on, until the bridge stops.

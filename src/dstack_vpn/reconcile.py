@@ -27,7 +27,7 @@ from dstack_vpn.mesh.chaintime import (
     turns_at,
 )
 from dstack_vpn.mesh.events import Event, EventKind, membership_events
-from dstack_vpn.mesh.judging import Judge
+from dstack_vpn.mesh.judging import NO_DECISIONS, Judge
 from dstack_vpn.mesh.membership import NO_NODES, Membership
 from dstack_vpn.mesh.plan import LocalNode
 from dstack_vpn.mesh.sentence import describe
@@ -123,7 +123,7 @@ class Reconciler:
             started_at=time.time(),
             cycle=0,
             chain=source.view,
-            decisions=(),
+            decisions=NO_DECISIONS,
             own=None,
             device=None,
             peer_names={},
@@ -267,10 +267,8 @@ class Reconciler:
             nodes_before=known.nodes if known else NO_NODES,
             nodes_after=membership.nodes,
         )
-        decisions = old.decisions
-        if found.changed or old.own is None:
-            decisions = tuple(found.decisions.values())
-        return replace(snapshot, decisions=decisions, own=found.own, closed=closed), events
+        judged = replace(snapshot, decisions=found.decisions, own=found.own, closed=closed)
+        return judged, events
 
     def _confirmed(self, view: ChainView, membership: Membership) -> int | None:
         """The block up to which admissions count."""

@@ -267,7 +267,7 @@ def snapshot(nodes: Sequence[Node] | None = None, *, own: int = 1) -> Snapshot:
         started_at=WALL_NOW,
         cycle=1,
         chain=chain_view(membership(tokens)),
-        decisions=decisions,
+        decisions={d.token_id: d for d in decisions},
         own=judge_self(decisions, f"node-{own}", key_of(own)),
         device=as_seen(plan),
         peer_names=plan.peers,

@@ -20,7 +20,9 @@ def judge(shot: Snapshot, *, later: float = 0.0, fresh: float | None = None) -> 
 def with_own(*tokens: str) -> Snapshot:
     """A snapshot of a node that no token names."""
     decisions = decide([node(i, node_id=name) for i, name in enumerate(tokens, 1)])
-    return replace(snapshot(), decisions=decisions, own=find(decisions, "node-1"))
+    return replace(
+        snapshot(), decisions={d.token_id: d for d in decisions}, own=find(decisions, "node-1")
+    )
 
 
 READY = snapshot()

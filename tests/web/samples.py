@@ -78,7 +78,7 @@ def snapshot(nodes: Sequence[Node] | None = None, /, **values: Any) -> Snapshot:
         "started_at": STARTED,
         "cycle": 7,
         "chain": chain(membership=members),
-        "decisions": decisions,
+        "decisions": {d.token_id: d for d in decisions},
         "own": find(decisions, "node-1"),
         "device": device(peer(2, age=1), peer(3, age=179), peer(4, age=None, endpoint=None)),
         "peer_names": {key_of(i): wanted(i) for i in (2, 3, 4)},
@@ -117,7 +117,7 @@ def blank(**values: Any) -> Snapshot:
     """A node that has just started: nothing was read and there is no device."""
     nothing = {
         "chain": chain(membership=None, verified=False, agreed_at=None, last_error="refused"),
-        "decisions": (),
+        "decisions": {},
         "own": None,
         "device": None,
         "peer_names": {},

@@ -244,7 +244,7 @@ def test_grants_that_wait() -> None:
     """Who waits for the depth of an admission, and why; of many the first twenty, and how many."""
     nodes = [node(i, since_block=90 + i // 30) for i in range(30, 0, -1)]
     decisions = judge(membership(nodes), confirmed=89, chain_now=0)
-    waiting = health(snapshot(nodes, decisions=decisions))["waiting"]
+    waiting = health(snapshot(nodes, decisions={d.token_id: d for d in decisions}))["waiting"]
     assert waiting["count"] == 30
     assert [t["tokenId"] for t in waiting["tokens"]] == list(range(1, 21))
     assert waiting["tokens"][0] == {

@@ -122,7 +122,8 @@ class Snapshot:
     cycle: int
     """Number of cycles so far."""
     chain: ChainView
-    decisions: tuple[Decision, ...]
+    decisions: Mapping[int, Decision]
+    """The verdict on each token, by token id; in no order."""
     own: Decision | None
     """The verdict on this node; None before the first membership."""
     device: SeenDevice | None

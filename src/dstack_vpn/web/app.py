@@ -117,7 +117,7 @@ class _Views:
         if objection := self._objection(request, snapshot):
             return objection
         # An unknown node is an answer (NODE_NOT_FOUND), not a missing page.
-        decision = find(snapshot.decisions, request.path_params["node_id"])
+        decision = find(snapshot.decisions.values(), request.path_params["node_id"])
         return JsonAnswer(render_decision(decision))
 
     def _objection(self, request: Request, snapshot: Snapshot) -> Response | None:

@@ -60,7 +60,7 @@ def render_ready(health: Health) -> Json:
 
 def render_stats(snapshot: Snapshot, health: Health, *, wall_now: float) -> Json:
     """What /stats says."""
-    counts = Counter(d.verdict for d in snapshot.decisions)
+    counts = Counter(d.verdict for d in snapshot.decisions.values())
     peers = snapshot.device.peers.values() if snapshot.device else ()
     return {
         "nodeId": snapshot.node_id,
@@ -116,7 +116,7 @@ def render_wireguard(snapshot: Snapshot, *, wall_now: float) -> Json:
 
 def render_access(snapshot: Snapshot) -> Json:
     """What /api/access says: the verdicts on all tokens, and the block that they are about."""
-    decisions = sorted(snapshot.decisions, key=lambda d: d.token_id)
+    decisions = sorted(snapshot.decisions.values(), key=lambda d: d.token_id)
     return {"block": _block_number(snapshot), "access": [render_decision(d) for d in decisions]}
 
 
@@ -204,7 +204,7 @@ def _alarm(alarm: Alarm, health: Health) -> Json:
 
 def _waiting(snapshot: Snapshot) -> Json:
     """The grants that wait for their block to count, and why; not all of them are shown."""
-    waiting = [d for d in snapshot.decisions if d.verdict is Verdict.NOT_YET_CONFIRMED]
+    waiting = [d for d in snapshot.decisions.values() if d.verdict is Verdict.NOT_YET_CONFIRMED]
     shown = sorted(waiting, key=lambda d: d.token_id)[:WAITING_SHOWN]
     return {
         "count": len(waiting),
