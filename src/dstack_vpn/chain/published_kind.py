@@ -11,6 +11,7 @@ must begin before the first mint.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -22,7 +23,6 @@ from dstack_vpn.chain.panel import Answers, Panel
 from dstack_vpn.chain.published_calls import (
     Log,
     events_of,
-    logs_between,
     logs_in,
     may_concern,
     proved_logs,
@@ -244,11 +244,9 @@ class PublishedContract:
 
     async def count_events(self, provider: Provider, first: int, last: int) -> dict[int, int]:
         """Count the events in a range of blocks."""
-        (logs,) = await provider.batch([logs_between(self._address, first, last)])
-        counts: dict[int, int] = {}
-        for placed in events_of(logs):
-            counts[placed.at.block] = counts.get(placed.at.block, 0) + 1
-        return counts
+        (end,) = await provider.batch([calls.header_at(last)])
+        history = LogHistory(provider, self._address, first, chunk=self._chunk)
+        return dict(Counter(placed.at.block for placed in events_of(await history.read(end.block))))
 
     def _summarize(self, nodes: Nodes) -> tuple[Checkpoint, Nodes]:
         return summarize(nodes, chain_id=self._chain_id, contract=self._address), nodes
