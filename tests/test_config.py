@@ -203,13 +203,10 @@ def test_only_a_chain_with_regular_blocks_halts(network: Network) -> None:
     assert load_settings(values).halt_close_after == 0
 
 
-def test_depth_is_a_number_of_blocks() -> None:
-    """Who can only count blocks is not handed a tag."""
-    assert load_settings(LOCAL | {"CONFIRMATIONS": "7"}).depth == 7
-    tagged = load_settings(LOCAL | {"CONFIRMATIONS": "safe"})
-    assert tagged.confirmations is Tag.SAFE
-    with pytest.raises(SettingError, match="CONFIRMATIONS is safe"):
-        _ = tagged.depth
+def test_confirmations_are_a_number_or_a_tag() -> None:
+    """Blocks on top of an admission, or what its block must be called."""
+    assert load_settings(LOCAL | {"CONFIRMATIONS": "7"}).confirmations == 7
+    assert load_settings(LOCAL | {"CONFIRMATIONS": "safe"}).confirmations is Tag.SAFE
 
 
 def test_one_provider_on_a_local_chain() -> None:

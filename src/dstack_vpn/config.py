@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from dstack_vpn.errors import SettingError, SettingsError
 from dstack_vpn.mesh.endpoint import Endpoint
-from dstack_vpn.mesh.membership import Address, Confirmations, ContractKind, Tag
+from dstack_vpn.mesh.membership import Address, Confirmations, ContractKind
 from dstack_vpn.parsers import plain_host, quoted
 from dstack_vpn.variables import (
     KEY_FILE_VARIABLE,
@@ -85,18 +85,6 @@ class Settings:
     def default_key_file(self) -> Path:
         """Where a key is made at the first start when none is configured."""
         return _default_key_file(self.state_dir)
-
-    @property
-    def depth(self) -> int:
-        """`confirmations` for those who can only count blocks.
-
-        Raises:
-            SettingError: it is a tag.
-        """
-        if isinstance(self.confirmations, Tag):
-            problem = f"is {self.confirmations}, and blocks by tag cannot be followed yet"
-            raise SettingError("CONFIRMATIONS", problem, "a whole number from 0 to 10000")
-        return self.confirmations
 
     @property
     def voters(self) -> tuple[str, ...]:

@@ -228,10 +228,6 @@ class Follower:
         await self._do_what_is_due()
         return self.view
 
-    async def wait(self, timeout: float) -> None:  # noqa: ASYNC109 - the longest wait is its point
-        """Return when the first provider tells of something new, at the latest after so long."""
-        await self._witnesses[0].wait(timeout)
-
     async def aclose(self) -> None:
         """Close all connections."""
         for provider in self._panel.providers:
@@ -278,7 +274,10 @@ class Follower:
             )
         panel.identity = ChainIdentity(saved.genesis, saved.code_hash)
         self._saved = self._membership = saved
-        self._confirmed = saved.block.number
+        if not isinstance(self._confirmations, Tag):
+            self._confirmed = saved.block.number - self._confirmations
+        elif saved.finalized is not None:
+            self._confirmed = saved.finalized.number
 
     async def _open(self) -> None:
         """Find where the providers are, with what was last known or without, and start there."""
@@ -518,4 +517,5 @@ class Follower:
             seen_at=witness.seen_at,
             refused=plain.refused,
             quarantined_until=witness.quarantined_until,
+            subscription=plain.subscription,
         )
