@@ -98,7 +98,7 @@ class Followed:
         """What is followed is what the contract has, by the reference and by a snapshot."""
         assert self.journal.head.block == (await self.head()).block
         found = {
-            t: (n.holder, n.node_id, n.key, n.created_at, n.revoked, n.suspended)
+            t: (n.holder, n.node_id, n.key, n.created_at, n.revoked, n.suspended or not any(n.key))
             for t, n in self.nodes.items()
         }
         assert found == await reference(self.contract)
@@ -155,7 +155,8 @@ async def reference(contract: PublishedAccess) -> dict[int, tuple[Any, ...]]:
             continue
         if holder != NOBODY:
             name, key, created, active = access
-            suspended = not _set_since_transfer(logs, token, holder, key)
+            # Whether a token without a key is suspended makes no difference.
+            suspended = not key or not _set_since_transfer(logs, token, holder, key)
             found[token] = (holder, name, key_of(key), created, not active, suspended)
     return found
 

@@ -13,7 +13,9 @@ from eth_utils.crypto import keccak
 from chain.local import new_key
 from chain.published import Followed, another, followed, kind_of
 from chain.samples import FULL_BLOOM, block, header
+from dstack_vpn.chain import calls
 from dstack_vpn.chain.header import Header
+from dstack_vpn.chain.journal import Journal
 from dstack_vpn.chain.kind import Kind, UnprovenError
 from dstack_vpn.chain.published import KEY_UPDATED, key_of
 from dstack_vpn.errors import BadAnswerError, ChainError, DisagreementError, ProviderError
@@ -432,6 +434,21 @@ async def test_a_start_after_the_head_is_said(plain: Followed) -> None:
     block = (await plain.head()).block
     with pytest.raises(ChainError, match="START_BLOCK is 1000, but the chain is at block 1:"):
         await late.snapshot(plain.panel(), block, plain.provider, None)
+    plain.proxy.alter = refuse("eth_getBlockByNumber", -32603, "no")
+    with pytest.raises(ProviderError):
+        await late.snapshot(plain.panel(), block, plain.provider, None)
+
+
+async def test_a_block_before_the_start_has_no_tokens(plain: Followed) -> None:
+    """A young contract, read a few blocks below the head, is not there yet; following finds it."""
+    before = (await plain.provider.batch([calls.header_at(0)]))[0].block
+    checkpoint, nodes = await plain.kind.snapshot(plain.panel(), before, plain.provider, None)
+    assert nodes == {}
+    plain.journal = Journal(before, checkpoint, nodes)
+    token = (await plain.contract.mint("a", new_key())).token_id
+    await plain.follow()
+    assert plain.node(token).active
+    await plain.assert_true()
 
 
 async def test_a_token_that_no_log_names_is_not_known(plain: Followed) -> None:

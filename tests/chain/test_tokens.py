@@ -146,7 +146,14 @@ def test_a_token_without_a_key_is_invited() -> None:
     invited = at(5, Moved(1, NOBODY, ANN), granted(1, ZERO_KEY))
     node = after(*invited, now=state(ZERO_KEY))
     assert (node.suspended, node.active) == (False, False)
-    assert after(*invited, *at(9, Moved(1, ANN, BOB)), now=state(ZERO_KEY, BOB)).suspended
+    sold = [*invited, *at(9, Moved(1, ANN, BOB))]
+    taken = after(*sold, now=state(ZERO_KEY, BOB))
+    assert taken.suspended
+    assert after(before=taken, now=state(ZERO_KEY, BOB)).suspended
+    # He set a key and took it back.
+    undone = [*at(11, KeyUpdated(BOB, K2)), *at(12, KeyUpdated(BOB, ZERO_KEY))]
+    for placed, known in (([*sold, *undone], None), (undone, taken)):
+        assert not after(*placed, before=known, now=state(ZERO_KEY, BOB)).suspended
 
 
 def test_a_revoked_token_is_revoked_by_its_state() -> None:
@@ -274,6 +281,9 @@ class Model:
             shown |= {"holder": holder, "set": False}
             shown["key"] = shown["key"] if self.keep_key else ZERO_KEY
             self._log([sale, sale], turned=turned)
+        elif what == 6:
+            self._set(token, ZERO_KEY)
+            self._log([KeyUpdated(shown["holder"], ZERO_KEY)], turned=turned)
         elif what == 3:
             shown["active"] = False
             self._log([Revoked(token, f"n{token}")], turned=turned)
@@ -316,17 +326,25 @@ class Model:
     def truth(self) -> dict[int, tuple[Address, bytes, bool, bool]]:
         """Holder, key, revoked and suspended of each token that exists."""
         return {
-            t: (shown["holder"], self._key(t), not shown["active"], not shown["set"])
+            t: (
+                shown["holder"],
+                self._key(t),
+                not shown["active"],
+                not shown["set"] and self._key(t) != ZERO_KEY,
+            )
             for t, shown in self.tokens.items()
             if shown["holder"] != NOBODY
         }
 
 
-acts = st.tuples(st.integers(0, 5), st.integers(1, 4), st.integers(0, 2), st.booleans())
+acts = st.tuples(st.integers(0, 6), st.integers(1, 4), st.integers(0, 2), st.booleans())
 
 
 def content(nodes: Nodes) -> dict[int, tuple[Address, bytes, bool, bool]]:
-    return {t: (n.holder, n.key, n.revoked, n.suspended) for t, n in nodes.items()}
+    """As `Model.truth`; whoever has no key may have been left without it in more than one way."""
+    return {
+        t: (n.holder, n.key, n.revoked, n.suspended and n.key != ZERO_KEY) for t, n in nodes.items()
+    }
 
 
 @settings(max_examples=300)

@@ -111,8 +111,9 @@ class PublishedContract:
         if first:
             logs[chain[-1].block.hash] = first[0]
         asked = [h for h in chain if may_concern(h, self._address) and h.block.hash not in logs]
-        answers = await provider.batch([logs_in(self._address, header) for header in asked])
-        logs.update({h.block.hash: got for h, got in zip(asked, answers, strict=True)})
+        if asked:
+            answers = await provider.batch([logs_in(self._address, header) for header in asked])
+            logs.update({h.block.hash: got for h, got in zip(asked, answers, strict=True)})
         steps = []
         checkpoint = before
         try:
@@ -179,10 +180,8 @@ class PublishedContract:
         on.
         """
         if self._start > block.number:
-            raise ChainError(
-                f"START_BLOCK is {self._start}, but the chain is at block {block.number}: it must"
-                " be the block that the contract was deployed in, or an older one"
-            )
+            await self._check_start(panel)
+            return self._summarize({})
         if known is not None and (
             known.kind is not ContractKind.PUBLISHED or known.block.number > block.number
         ):
@@ -194,6 +193,23 @@ class PublishedContract:
         nodes = await _agree(panel, read, f"the tokens at block {block.number}")
         self._histories = {p: h for p, h in self._histories.items() if p in panel.providers}
         return self._summarize({node.token_id: node for node in nodes})
+
+    async def _check_start(self, panel: Panel) -> None:
+        """Tell a contract that is younger than a block from a start that is wrong.
+
+        Raises:
+            ChainError: the start is not on the chain yet, or nobody says how long that is.
+        """
+        answers = await panel.ask({provider: [calls.latest()] for provider in panel.providers})
+        heads = {p.name: head.block.number for p, (head,) in answers.values.items()}
+        newest = panel.quorum.level(heads)
+        if newest is None:
+            answers.raise_first()
+        elif newest < self._start:
+            raise ChainError(
+                f"START_BLOCK is {self._start}, but the chain is at block {int(newest)}: it must be"
+                " the block that the contract was deployed in, or an older one"
+            )
 
     async def _read_all(
         self, provider: Provider, block: Block, known: Membership | None

@@ -27,7 +27,7 @@ from dstack_vpn.chain.published import (
     Revoked,
 )
 from dstack_vpn.chain.verify import Step
-from dstack_vpn.mesh.membership import Address, Block, Checkpoint, Node, Nodes
+from dstack_vpn.mesh.membership import ZERO_KEY, Address, Block, Checkpoint, Node, Nodes
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +52,14 @@ class History:
         """Sort them."""
         self._by_token: dict[int, list[Placed]] = {}
         self._by_key: dict[tuple[Address, bytes], list[Position]] = {}
+        self._last_set: dict[Address, Position] = {}
         for placed in events:
             event = placed.event
             if not isinstance(event, KeyUpdated):
                 self._by_token.setdefault(event.token_id, []).append(placed)
             if isinstance(event, Granted | KeyUpdated):
                 self._by_key.setdefault((event.owner, event.key), []).append(placed.at)
+                self._last_set[event.owner] = placed.at
 
     @property
     def token_ids(self) -> set[int]:
@@ -77,6 +79,10 @@ class History:
         positions = self._by_key.get((holder, key), [])
         i = bisect_right(positions, after)
         return positions[i] if i < len(positions) else None
+
+    def any_key_set(self, holder: Address, after: Position) -> bool:
+        """Whether a holder's key was set to whatever text after a position."""
+        return holder in self._last_set and self._last_set[holder] > after
 
 
 def concerned(events: Sequence[Placed], nodes: Nodes) -> set[int]:
@@ -134,12 +140,6 @@ def settle(
     # Within the block of its mint a token's events may have any order.
     born = Position(named[0].at.block, -1) if named else Position(block, -1)
     floor = max(moves, default=Position(-1, -1) if before else born)
-    still = (
-        before is not None
-        and not moves
-        and not before.suspended
-        and (before.holder, before.key) == (holder, access.key)
-    )
     node = Node(
         token_id=token_id,
         holder=holder,
@@ -150,7 +150,7 @@ def settle(
         created_at=access.created_at,
         expires_at=0,
         revoked=not access.active,
-        suspended=not still and history.key_set(holder, access.key, floor) is None,
+        suspended=_is_suspended(state, before, history, floor, moved=bool(moves)),
         since_block=block,
     )
     lapsed = moves or any(_lapses(p.event, access.key) for p in named)
@@ -159,6 +159,22 @@ def settle(
     if not node.active:
         return replace(node, since_block=named[-1].at.block if named else block)
     return replace(node, since_block=_since(node, before, named, history, floor) or block)
+
+
+def _is_suspended(
+    state: State, before: Node | None, history: History, floor: Position, *, moved: bool
+) -> bool:
+    """Whether the key was not set by or for its holder after the last transfer."""
+    holder, key = state.holder, state.access.key
+    if key == ZERO_KEY:
+        # Nobody's key: it only says why there is none. Of which token an update was is not told.
+        taken = moved or (before is not None and before.suspended)
+        return taken and not history.any_key_set(holder, floor)
+    if history.key_set(holder, key, floor) is not None:
+        return False
+    if moved or before is None or before.suspended:
+        return True
+    return (before.holder, before.key) != (holder, key)
 
 
 def _since(
