@@ -176,6 +176,7 @@ def test_stats() -> None:
         "headHash": f"0x{92:064x}",
         "lagBlocks": 0,
         "agrees": True,
+        "subscription": "none",
         "seenAgeSeconds": 0.5,
         "quarantinedForSeconds": None,
         "lastError": None,

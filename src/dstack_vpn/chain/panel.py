@@ -230,7 +230,7 @@ class Panel:
             chain_id, genesis, code = identity
             self._check(provider, chain_id, ChainIdentity.of(genesis, code))
             self._checked[provider] = generation
-        provider.head = head.block.number
+        provider.found_head(head.block.number)
         found: Header = head
         return found
 
@@ -270,7 +270,7 @@ class Panel:
                 errors[provider] = error
                 continue
             self._checked[provider] = generations[provider]
-            provider.head = head.block.number
+            provider.found_head(head.block.number)
             openings[provider] = Opening(head, tuple(more) if before.block == head.block else None)
             identities[provider] = identity
         possible = {p.name for p in self.providers if p not in wrong}

@@ -18,7 +18,7 @@ from dstack_vpn.chain.header import Header
 from dstack_vpn.chain.jsonrpc import RATE_LIMITS, MessageError, Reply, Request, RpcFault
 from dstack_vpn.config import provider_name
 from dstack_vpn.errors import BadAnswerError, ChainError, ProviderError
-from dstack_vpn.mesh.snapshot import ProviderStatus
+from dstack_vpn.mesh.snapshot import ProviderStatus, Subscription
 
 MAX_ANSWER = 32 * 1024 * 1024
 """Bytes of one answer; the largest honest one, a page of 500 nodes with long texts, has 1 MB."""
@@ -80,7 +80,17 @@ class Provider(ABC):
             requests=dict(self._requests),
             failures=self._failures,
             refused=dict(self._refuted),
+            subscription=self.subscription,
         )
+
+    @property
+    def subscription(self) -> Subscription:
+        """How it stands with being told of new heads unasked."""
+        return Subscription.NONE
+
+    def found_head(self, number: int) -> None:
+        """Note the number of the newest verified block that it reported."""
+        self.head = number
 
     async def batch(self, calls: Sequence[Call[Any]]) -> tuple[Any, ...]:
         """Ask several things at once: all parsed results in order, or an exception.

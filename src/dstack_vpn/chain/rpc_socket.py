@@ -1,7 +1,9 @@
 """A provider over a WebSocket: requests go over it, and it wakes us when there is a new head.
 
 I/O. The subscription is only a wake-up, since subscriptions lose notifications in silence; nothing
-is missed when it never says a word. A head that it tells is a hint which spares one question.
+is missed when it never says a word. A head that it tells is a hint which spares one question. Where
+heads are found by asking and none of them is told, the connection is made anew from time to time:
+behind one URL there are many machines, and the next one may tell.
 """
 
 import asyncio
@@ -14,6 +16,7 @@ from urllib.parse import urlsplit
 
 import httpcore
 import msgspec
+import structlog
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus, WebSocketException
 
@@ -30,14 +33,24 @@ from dstack_vpn.chain.jsonrpc import (
 )
 from dstack_vpn.chain.rpc import MAX_ANSWER, Provider
 from dstack_vpn.errors import BadAnswerError, ProviderError
+from dstack_vpn.mesh.snapshot import Subscription
+
+log = structlog.get_logger()
 
 PING_EVERY = 4.0
-PING_TIMEOUT = 4.0
-"""Seconds: a frozen peer is noticed after at most 8."""
+PING_TIMEOUT = 3.0
+CLOSE_TIMEOUT = 1.0
+"""Seconds: a frozen peer is given up after at most 8, which is their sum."""
 
 FIRST_RETRY = 0.1
 LONGEST_RETRY = 5.0
 """Seconds between attempts to connect: doubled each time, with jitter."""
+
+SILENT_AFTER = 3
+"""Newer heads found by asking, with none told in between, after which a subscription is silent."""
+RENEW_EVERY = 60.0
+LONGEST_RENEW = 960.0
+"""Seconds between connections made anew because of that: doubled while none of them tells."""
 
 _SUBSCRIBE_ID = 0
 """Requests count from 1."""
@@ -62,6 +75,29 @@ class SocketProvider(Provider):
         self._problem = "not connected yet"
         self._waiting: dict[int, asyncio.Future[Reply]] = {}
         self._told: msgspec.Raw | None = None
+        self._subscribed = False
+        self._untold = 0
+        self._silent = False
+        self._renewing = False
+        self._renew_pause = RENEW_EVERY
+        self._renew_from = 0.0
+
+    @property
+    def subscription(self) -> Subscription:
+        """Whether new heads are told."""
+        if self._silent:
+            return Subscription.SILENT
+        return Subscription.LIVE if self._subscribed else Subscription.NONE
+
+    def found_head(self, number: int) -> None:
+        """Note its newest verified block, and that the subscription did not tell of it, if so."""
+        newer = self.head is not None and number > self.head
+        super().found_head(number)
+        if not newer or self._socket is None:
+            return
+        self._untold += 1
+        if self._untold >= SILENT_AFTER:
+            self._hear_nothing()
 
     async def aclose(self) -> None:
         """Close the socket and end its task."""
@@ -106,6 +142,7 @@ class SocketProvider(Provider):
                 self._waiting.pop(number, None)
                 if not future.cancel() and not future.cancelled():
                     future.exception()  # seen, so that the loop does not complain
+            self._renew_if_idle()
 
     async def _run(self) -> None:
         pause = FIRST_RETRY
@@ -117,6 +154,9 @@ class SocketProvider(Provider):
                 self._lost("the connection was closed")
             except Exception as error:  # noqa: BLE001 - whatever it is, the answer is to reconnect
                 self._lost(_words(error))
+            if self._renewing:
+                self._renewing = False
+                continue
             jitter = 1 + random.random() / 4  # noqa: S311 - spreads load, guards nothing
             await asyncio.sleep(pause * jitter)
             pause = min(LONGEST_RETRY, pause * 2)
@@ -131,7 +171,7 @@ class SocketProvider(Provider):
             open_timeout=self._timeout,
             ping_interval=PING_EVERY,
             ping_timeout=PING_TIMEOUT,
-            close_timeout=1.0,
+            close_timeout=CLOSE_TIMEOUT,
             max_size=MAX_ANSWER,
             max_queue=16,
             user_agent_header=None,
@@ -142,6 +182,7 @@ class SocketProvider(Provider):
         if self._connects > 1:
             self.generation += 1
         self._socket = socket
+        self._untold = 0
         self._problem = "the connection broke"
         self._end_pause()
         self._tried.set()
@@ -158,7 +199,11 @@ class SocketProvider(Provider):
         if message.method == "eth_subscription":
             # Decoded when it is wanted: a flood of them costs little.
             self._told = message.params
+            self._hear()
             self.on_wake()
+            return
+        if type(message.id) is int and message.id == _SUBSCRIBE_ID:
+            self._subscribed = message.error is None
             return
         if message.id is None:
             # An error that names no request is about a whole batch; nobody knows which.
@@ -174,11 +219,42 @@ class SocketProvider(Provider):
             except MessageError as error:
                 future.set_exception(error)
 
+    def _hear(self) -> None:
+        """Note that the subscription tells."""
+        self._untold = 0
+        self._renew_pause = RENEW_EVERY
+        if self._silent:
+            self._silent = False
+            log.info("chain.subscription_live", provider=self.name)
+
+    def _hear_nothing(self) -> None:
+        """Tell once that the subscription is silent, and connect anew where that is due."""
+        if not self._silent:
+            self._silent = True
+            log.warning("chain.subscription_silent", provider=self.name, heads=self._untold)
+        now = asyncio.get_running_loop().time()
+        if now < self._renew_from or self._renewing:
+            return
+        self._untold = 0
+        self._renew_from = now + self._renew_pause
+        self._renew_pause = min(LONGEST_RENEW, self._renew_pause * 2)
+        self._renewing = True
+        # Whoever asks from now on waits for the new connection; whoever asked is answered first.
+        self._tried.clear()
+        self._renew_if_idle()
+
+    def _renew_if_idle(self) -> None:
+        if self._renewing and self._socket is not None and not self._waiting:
+            socket, self._socket = self._socket, None
+            socket.transport.close()
+
     def _lost(self, problem: str) -> None:
         self._socket = None
         self._problem = problem
         self._told = None
-        self._tried.set()
+        self._subscribed = False
+        if not self._renewing:
+            self._tried.set()
         for future in self._waiting.values():
             if not future.done():
                 future.set_exception(ProviderError(self.name, problem))

@@ -209,7 +209,7 @@ class Witness:
         await self._go(journal, await self._panel.head_of(self.provider))
 
     async def _take_hint(self, journal: Journal, told: Header) -> bool:
-        self.provider.head = told.block.number
+        self.provider.found_head(told.block.number)
         try:
             await self._go(journal, told)
         except ChainError as error:

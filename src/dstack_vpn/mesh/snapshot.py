@@ -15,6 +15,16 @@ from dstack_vpn.mesh.keys import PublicKey
 from dstack_vpn.mesh.membership import BlockHash, Membership, Suspects
 
 
+class Subscription(StrEnum):
+    """How it stands with being told of new heads unasked."""
+
+    NONE = "none"
+    """It is asked over HTTP, or is not connected."""
+    LIVE = "live"
+    SILENT = "silent"
+    """Of the heads that are found by asking, it tells none."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProviderStatus:
     """How one RPC provider does."""
@@ -41,6 +51,7 @@ class ProviderStatus:
     """Answers that a check refuted, by check."""
     quarantined_until: float | None = None
     """Monotonic seconds until which removals on its word alone are ignored."""
+    subscription: Subscription = Subscription.NONE
 
 
 class AlarmCode(StrEnum):

@@ -227,6 +227,7 @@ def _provider(provider: ProviderStatus, snapshot: Snapshot, health: Health) -> J
         "headHash": provider.head_hash,
         "lagBlocks": None if provider.head is None else max(heads) - provider.head,
         "agrees": provider.agrees,
+        "subscription": provider.subscription,
         "seenAgeSeconds": _age(provider.seen_at, health),
         "quarantinedForSeconds": _seconds(held),
         "lastError": provider.last_error,
