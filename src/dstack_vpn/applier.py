@@ -15,7 +15,6 @@ first.
 
 import asyncio
 import time
-from bisect import bisect_left
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager
@@ -40,7 +39,6 @@ from dstack_vpn.mesh.keys import PublicKey
 from dstack_vpn.mesh.membership import Membership
 from dstack_vpn.mesh.plan import (
     STAGGER,
-    Decisions,
     LocalNode,
     Plan,
     make_plan,
@@ -220,10 +218,10 @@ class Applier:
         """Apply what a few tokens change; None when the device must be compared after all."""
         now, decisions = cycle.now, cycle.snapshot.decisions
         due = {token for token, at in known.plan.staggered.items() if at <= now}
-        verdicts = {token: _decision(decisions, token) for token in changed | due}
+        verdicts = {token: decisions.get(token) for token in changed | due}
         keys = {d.key for d in verdicts.values() if d is not None and d.granted and d.key}
         for token in entangled(known.plan, verdicts.keys(), keys):
-            verdicts.setdefault(token, _decision(decisions, token))
+            verdicts.setdefault(token, decisions.get(token))
         names = _Names(self._resolver.known)
         plan, change = amend(
             known.plan,
@@ -480,16 +478,6 @@ async def _until_news(has_news: Callable[[], bool]) -> AsyncIterator[None]:
         if limit.expired():
             raise _PutOffError from None
         raise
-
-
-def _decision(decisions: Decisions, token_id: int) -> Decision | None:
-    if isinstance(decisions, Mapping):
-        return decisions.get(token_id)
-    # Nearly always they are in the order of their tokens, and the place is known at once.
-    place = bisect_left(decisions, token_id, key=lambda d: d.token_id)
-    if place < len(decisions) and decisions[place].token_id == token_id:
-        return decisions[place]
-    return next((d for d in decisions if d.token_id == token_id), None)
 
 
 ConfigurationWriter = Callable[[WantedDevice, Membership], None]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 
-from dstack_vpn.mesh.device import IpInterface, IpNetwork
+from dstack_vpn.mesh.device import IpInterface, IpNetwork, shared
 from dstack_vpn.mesh.membership import Address
 
 DEFAULT_IPV4 = IPv4Network("10.213.0.0/16")
@@ -79,7 +79,9 @@ class AddressPlan:
 @lru_cache(maxsize=2**17)
 def _hosts(plan: AddressPlan, token_id: int) -> tuple[IpNetwork, ...]:
     # Asked for every member in every plan; making the objects anew was most of a plan's time.
-    return tuple(
-        IPv4Network((int(i.ip), 32)) if i.version == 4 else IPv6Network((int(i.ip), 128))
-        for i in plan.interfaces(token_id)
+    return shared(
+        tuple(
+            IPv4Network((int(i.ip), 32)) if i.version == 4 else IPv6Network((int(i.ip), 128))
+            for i in plan.interfaces(token_id)
+        )
     )

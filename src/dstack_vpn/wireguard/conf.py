@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 
 from dstack_vpn.mesh.device import WantedDevice, WantedPeer
-from dstack_vpn.mesh.diff import sorted_interfaces, sorted_networks
+from dstack_vpn.mesh.diff import sorted_interfaces, sorted_keys, sorted_networks
 from dstack_vpn.mesh.keys import PrivateKey
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9._:-]")
@@ -31,9 +31,26 @@ def render_conf(
         block_hash: its hash.
         private_key: given to have it in the file, which must then be private.
     """
-    sections = [_interface(device, block, block_hash, private_key)]
-    sections += [_peer(device.peers[key]) for key in sorted(device.peers)]
-    return "\n".join(line for section in sections for line in (*section, ""))
+    return "".join(
+        conf_sections(device, block=block, block_hash=block_hash, private_key=private_key)
+    )
+
+
+def conf_sections(
+    device: WantedDevice,
+    *,
+    block: int | None,
+    block_hash: str | None,
+    private_key: PrivateKey | None = None,
+) -> Iterator[str]:
+    """The text of `render_conf` section by section: that of a large device is never held whole."""
+    yield _section(_interface(device, block, block_hash, private_key))
+    for key in sorted_keys(device.peers):
+        yield "\n" + _section(_peer(device.peers[key]))
+
+
+def _section(lines: Iterator[str]) -> str:
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _interface(

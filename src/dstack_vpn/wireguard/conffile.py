@@ -2,11 +2,14 @@
 
 import contextlib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 
-def write_private(path: Path, text: str) -> None:
+def write_private(path: Path, text: str | Iterable[str]) -> None:
     """Replace a file: whoever reads it sees the old text or the new one, never a part.
+
+    A long text may be given in parts, so that it is never held whole.
 
     The file is 0600; a directory that has to be made is 0700. A crash in the middle leaves at most
     a file next to it whose name ends in ``.new``, 0600 too, that the next write takes over.
@@ -20,7 +23,7 @@ def write_private(path: Path, text: str) -> None:
     try:
         with os.fdopen(os.open(new, flags, 0o600), "w", encoding="utf-8") as file:
             os.fchmod(file.fileno(), 0o600)  # before any text: a left-over may be wider
-            file.write(text)
+            file.writelines((text,) if isinstance(text, str) else text)
             file.flush()
             os.fsync(file.fileno())
         new.replace(path)

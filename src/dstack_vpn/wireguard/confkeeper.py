@@ -1,8 +1,9 @@
 """The configuration file kept up to date beside the loop: no change of the device waits for a disk.
 
 The file of a large network takes longer to write than its device takes to be changed. So whoever
-applied a plan leaves it here and goes on; what is written is the newest plan that was left, and at
-most `SHARE` of the time goes into writing.
+applied a plan leaves it here and goes on. What is written is the newest plan that was left, and the
+longer the writing takes the longer it waits for more: at most `SHARE` of the time goes into it, and
+a change that follows right after another one has the processor for itself.
 """
 
 import asyncio
@@ -17,7 +18,7 @@ ConfigurationWriter = Callable[[WantedDevice, Membership], None]
 """Writes the wg-quick text of a device; may raise OSError. Runs in a worker thread."""
 
 SHARE = 0.1
-"""Of a burst of changes many are written at once, so that those that follow have the processor."""
+"""Of the time, as the last writing took it."""
 
 
 class ConfKeeper:
@@ -34,6 +35,7 @@ class ConfKeeper:
         self._on_error = on_error
         self._left: tuple[WantedDevice, Membership] | None = None
         self._is_left = asyncio.Event()
+        self._took = 0.0
         self._flushing = asyncio.Lock()
         # A thread cannot be cancelled: one that is left behind must not meet the next one.
         self._writing = threading.Lock()
@@ -47,9 +49,8 @@ class ConfKeeper:
         """Write what is left here, until cancelled."""
         while True:
             await self._is_left.wait()
-            started = time.monotonic()
+            await asyncio.sleep(self._took * (1 / SHARE - 1))
             await self.flush()
-            await asyncio.sleep((time.monotonic() - started) * (1 / SHARE - 1))
 
     async def flush(self) -> None:
         """Return when the newest plan that was left here is on disk, or the disk refused it."""
@@ -58,8 +59,10 @@ class ConfKeeper:
             self._is_left.clear()
             if left is None:
                 return
+            started = time.monotonic()
             try:
                 await asyncio.to_thread(self._in_thread, *left)
+                self._took = time.monotonic() - started
             except OSError as error:
                 self._on_error(f"{error.filename}: {error.strerror}")
             except asyncio.CancelledError:

@@ -24,6 +24,7 @@ from dstack_vpn.mesh.device import (
     SeenPeer,
     SocketAddress,
     UpdatePeer,
+    shared,
 )
 from dstack_vpn.mesh.diff import sorted_networks
 from dstack_vpn.mesh.keys import PrivateKey, PublicKey
@@ -33,7 +34,7 @@ END = b"\n\n"
 CHUNK = 200
 """Peers in one request at most; larger ones hold the device's lock noticeably long."""
 REMEMBERED = 2**15
-"""Parsed keys, endpoints and lists of allowed IPs that are kept."""
+"""Parsed endpoints and lists of allowed IPs that are kept."""
 
 _HEX_KEY = re.compile(r"[0-9a-f]{64}")
 _ERRNO = re.compile(r"errno=(0|-?[1-9][0-9]{0,9})")
@@ -307,19 +308,18 @@ def _number(name: str, value: str, most: int) -> int:
     return number
 
 
+def _public_key(value: str) -> PublicKey:
+    return PublicKey(_hex_key("public_key", value))
+
+
 # A device is read again and again, and nearly always says the same: what is slow to parse is
 # remembered, which also lets all readings share one object.
 
 
 @lru_cache(maxsize=REMEMBERED)
-def _public_key(value: str) -> PublicKey:
-    return PublicKey(_hex_key("public_key", value))
-
-
-@lru_cache(maxsize=REMEMBERED)
 def _networks(*values: str) -> tuple[IpNetwork, ...]:
     try:
-        return sorted_networks(map(ip_network, values))
+        return shared(sorted_networks(map(ip_network, values)))
     except ValueError:
         raise ValueError("the device's answer has an allowed_ip that is no network") from None
 
