@@ -17,7 +17,7 @@ from dstack_vpn.chain.alarms import Alarms
 from dstack_vpn.chain.checkpoint_kind import CheckpointContract
 from dstack_vpn.chain.distrust import Distrust
 from dstack_vpn.chain.header import Header
-from dstack_vpn.chain.journal import WINDOW, Journal
+from dstack_vpn.chain.journal import WINDOW, Journal, Record
 from dstack_vpn.chain.kind import Kind
 from dstack_vpn.chain.opening import Opener
 from dstack_vpn.chain.panel import GRACE, ChainIdentity, Panel
@@ -125,6 +125,8 @@ class Follower:
         self._suspects: Suspects = {}
         self._confirmed: int | None = None
         self._agreed_at: float | None = None
+        self._noted: Record | None = None
+        self._confirmed_at: dict[str, float] = {}
         self._advanced_at: float | None = None
         self._last_error: str | None = None
         self._recovering = False
@@ -346,7 +348,7 @@ class Follower:
         self._move(agreed)
         if agreed.head.block.number < target.block.number:
             chains = self._chains()
-            if (found := tally.dispute(chains, agreed.journal)) is not None:
+            if (found := tally.dispute(self._panel.quorum, chains, agreed.journal)) is not None:
                 raise ChainError(found.text)
             raise errors[0] if errors else ChainError("too few providers answered")
 
@@ -375,8 +377,7 @@ class Follower:
             self.alarms.sound(AlarmCode.FINALITY, str(error))
             self._note(str(error))
             moved = None
-        chains = self._chains()
-        self._note_agreement(tally.supporters(chains, agreed.journal))
+        self._note_agreement(agreed)
         if moved is not None:
             kept, undone = moved
             self._advanced_at = now
@@ -394,11 +395,20 @@ class Follower:
         self._confirm(agreed)
         self._explain(agreed)
 
-    def _note_agreement(self, names: set[str]) -> None:
-        """Enough witnesses have seen the agreed head: when was that?"""
-        seen = {
-            w.name: w.seen_at for w in self._witnesses if w.name in names and w.seen_at is not None
-        }
+    def _note_agreement(self, agreed: Agreed) -> None:
+        """Enough witnesses have seen the agreed head: when was that?
+
+        Whoever goes past it confirms it no longer. A head that rises without enough others is no
+        agreement, whether they stay behind or go elsewhere: it is dark, and not a standstill.
+        """
+        arrived = agreed.head is not self._noted
+        self._noted = agreed.head
+        supporters = tally.supporters(self._chains(), agreed.journal)
+        for witness in self._witnesses:
+            there = arrived or (witness.journal and witness.journal.head.same(agreed.head))
+            if witness.name in supporters and there and witness.seen_at is not None:
+                self._confirmed_at[witness.name] = witness.seen_at
+        seen = {name: at for name, at in self._confirmed_at.items() if name in supporters}
         level = self._panel.quorum.level(seen)
         if level is None or (self._agreed_at is not None and level <= self._agreed_at):
             return
@@ -446,29 +456,22 @@ class Follower:
         chains = self._chains()
         supporters = tally.supporters(chains, agreed.journal)
         well = {w.name for w in self._witnesses if w.error is None and w.name in supporters}
-        found = tally.dispute(chains, agreed.journal)
+        found = tally.dispute(self._panel.quorum, chains, agreed.journal)
         self._disputed = found is not None
-        if self._panel.quorum.enough(well) and (found is None or not self._blocks(chains, agreed)):
-            if self._last_error is not None:
-                log.info("chain.progress", block=agreed.head.block.number)
-            self._last_error = None
-            self.alarms.clear(AlarmCode.DISAGREEMENT)
-            return
         if found is not None:
             if found.depth >= tally.DISPUTE_DEPTH:
                 self.alarms.sound(AlarmCode.DISAGREEMENT, found.text)
             self._note(found.text)
             return
+        self.alarms.clear(AlarmCode.DISAGREEMENT)
+        if self._panel.quorum.enough(well):
+            if self._last_error is not None:
+                log.info("chain.progress", block=agreed.head.block.number)
+            self._last_error = None
+            return
         errors = [w.error for w in self._witnesses if w.error is not None]
         if errors:
             self._note("; ".join(errors))
-
-    def _blocks(self, chains: dict[str, Journal], agreed: Agreed) -> bool:
-        """Whether too few of those who went on agree on how."""
-        head = agreed.head.block.number
-        return self._panel.quorum.enough(
-            {name for name, chain in chains.items() if chain.head.block.number > head}
-        )
 
     def _note(self, text: str) -> None:
         if text != self._last_error:
