@@ -38,6 +38,13 @@ def test_two_urls_of_one_host_are_one_vote() -> None:
     assert quorum.target({"a#1": block(5), "b#3": block(9)}) is None
 
 
+def test_of_several_blocks_of_one_height_most_decide() -> None:
+    """Whoever answered first with a block of its own is not the one to be followed."""
+    heads = {"a#1": block(7, 1), "b#2": block(7), "c#3": block(7)}
+    assert Quorum(THREE, 2).target(heads) == block(7)
+    assert [Quorum(THREE, 2).target(heads, turn) for turn in (1, 2)] == [block(7, 1), block(7)]
+
+
 def test_a_single_liar_changes_nothing() -> None:
     """With 2 of 3 the honest ones agree, and the liar's word is not what comes out."""
     assert Quorum(THREE, 2).agreed({"a#1": "true", "b#2": "lie", "c#3": "true"}) == "true"

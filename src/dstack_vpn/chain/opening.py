@@ -105,7 +105,9 @@ class Opener:
             target = next(header for header in heads.values() if header.block == block)
             return Opened(journal=journal, heads=heads, target=target, read=False)
         block_of = {provider.name: header.block for provider, header in heads.items()}
-        newest = self._panel.quorum.target(block_of)
+        # As often as there are providers, so that each is asked for what only one is asked for.
+        turn = self._turn // len(self._panel.providers)
+        newest = self._panel.quorum.target(block_of, turn)
         if newest is None:
             answers.raise_first()
             raise ChainError("too few providers answered")

@@ -6,6 +6,7 @@ fixed when the agent starts. It never shrinks because providers are silent: fail
 still answers is how an attacker who can silence the honest ones gets to speak alone.
 """
 
+from collections import Counter
 from collections.abc import Collection, Hashable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
@@ -56,12 +57,19 @@ class Quorum:
         highest = sorted(reached.values(), reverse=True)[self.needed - 1]
         return None if highest == float("-inf") else highest
 
-    def target(self, heads: Mapping[str, Block]) -> Block | None:
-        """The newest block that enough voters should have, or None when too few have shown one."""
+    def target(self, heads: Mapping[str, Block], turn: int = 0) -> Block | None:
+        """The newest block that enough voters should have, or None when too few have shown one.
+
+        Args:
+            heads: by provider's name.
+            turn: where they show several blocks of that height, the one most of them have comes
+                first, and the next turn has the next one.
+        """
         level = self.level({name: head.number for name, head in heads.items()})
         if level is None:
             return None
-        return next(head for head in heads.values() if head.number == level)
+        camps = Counter(head for head in heads.values() if head.number == level).most_common()
+        return camps[turn % len(camps)][0]
 
     def agreed(self, answers: Mapping[str, T]) -> T | None:
         """What enough voters say identically, or None; the largest camp when there are several."""
