@@ -31,6 +31,7 @@ TESTED_BY = {
     "chain/rpc_http.py": "chain/test_follow_faults.py",
     "chain/rpc_socket.py": "chain/test_follow_faults.py",
     "chain/witness.py": "chain/test_follow_faults.py",
+    "parsers.py": "test_variables.py",
     # Signed writes and what the contract answers to them are tested as commands.
     "chain/admin.py": "cli/test_admin.py",
     "chain/checksum.py": "cli/test_parse.py",

@@ -14,6 +14,7 @@ from dstack_vpn.chain.jsonrpc import (
     decode_batch,
     decode_messages,
     encode,
+    is_fault,
 )
 
 
@@ -32,6 +33,16 @@ def test_one_request_is_an_object_and_several_are_a_list() -> None:
         "jsonrpc": "2.0", "id": 1, "method": "eth_chainId", "params": [],
     }  # fmt: skip
     assert [r["id"] for r in json.loads(encode([one, two]))] == [1, 2]
+
+
+def test_errors_alone_are_told_from_all_else() -> None:
+    """What comes with an HTTP error is of use only if it says why."""
+    error = {"jsonrpc": "2.0", "id": 1, "error": {"code": -32000, "message": "no"}}
+    assert is_fault(body(error))
+    assert is_fault(body([error, error]))
+    for other in ([error, result(2)], result(1), [], "busy", None, 7):
+        assert not is_fault(body(other))
+    assert not is_fault(b"<html>")
 
 
 def test_answers_are_matched_by_id_in_any_order() -> None:

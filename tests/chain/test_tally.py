@@ -10,8 +10,10 @@ from dstack_vpn.chain.quorum import Quorum
 from dstack_vpn.chain.tally import (
     DISPUTE_DEPTH,
     Move,
+    Parting,
     dispute,
     next_move,
+    partings,
     refuted,
     supporters,
     suspects,
@@ -124,6 +126,16 @@ def test_one_source_is_enough_to_suspect(change: Changes, *, out: bool) -> None:
         assert found[1].block == 11
 
 
+def test_what_one_source_gives_back_is_not_given_back() -> None:
+    """Who was revoked and restored since the agreed head is out until enough have seen both."""
+    agreed, chains = trio()
+    chains["b"].grow(revoked(1), {}, {1: node(1)})
+    found = suspects(journals(chains), agreed.journal)
+    assert (found[1].block, found[1].providers) == (11, ("b",))
+    assert found[1].node is not None
+    assert found[1].node.revoked
+
+
 def test_a_longer_term_is_no_removal() -> None:
     """An expiry that comes later, or never, takes nothing away."""
     start = Built.at(10)
@@ -167,7 +179,8 @@ def test_a_lie_about_a_shared_block_is_refuted_at_once() -> None:
     agreed, chains = trio()
     agreed.grow({})
     chains["b"].grow(revoked(1))
-    (how,) = refuted(journals(chains), agreed.journal).values()
+    found = partings(journals(chains), agreed.journal, {})
+    (how,) = refuted(found, agreed.journal).values()
     assert "other members at block 11" in how
 
 
@@ -175,13 +188,35 @@ def test_a_branch_of_its_own_is_refuted_when_it_is_left_behind() -> None:
     """A short race refutes nobody; after some blocks of the others it does."""
     agreed, chains = trio()
     chains["b"].grow(revoked(1), *[{}] * 30, branch=7)
+    found: dict[str, Parting] = {}
     for _ in range(DISPUTE_DEPTH):
         agreed.grow({})
-        assert refuted(journals(chains), agreed.journal) == {}
+        found = partings(journals(chains), agreed.journal, found)
+        assert refuted(found, agreed.journal) == {}
     agreed.grow({})
-    (how,) = refuted(journals(chains), agreed.journal).values()
+    found = partings(journals(chains), agreed.journal, found)
+    (how,) = refuted(found, agreed.journal).values()
     assert block(11, 7).hash[:10] in how
     assert block(11).hash[:10] in how
+
+
+def test_the_first_to_tell_of_a_deep_reorganisation_is_not_refuted() -> None:
+    """That the agreed chain is long already says nothing: it must go on without that provider."""
+    agreed, chains = trio()
+    agreed.grow(*[{}] * 30)
+    chains["b"].grow(revoked(1), branch=7)
+    found = partings(journals(chains), agreed.journal, {})
+    assert refuted(found, agreed.journal) == {}
+    chains["b"].grow(*[{}] * 40, branch=7)
+    agreed.grow(*[{}] * (DISPUTE_DEPTH - 1))
+    found = partings(journals(chains), agreed.journal, found)
+    assert refuted(found, agreed.journal) == {}
+    agreed.grow({})
+    assert set(refuted(partings(journals(chains), agreed.journal, found), agreed.journal)) == {"b"}
+    # A branch that it has instead is another matter.
+    chains["b"] = Built.at(10, 1, 2).grow({}, branch=8)
+    found = partings(journals(chains), agreed.journal, found)
+    assert refuted(found, agreed.journal) == {}
 
 
 def test_who_is_behind_or_ahead_is_not_refuted() -> None:
@@ -189,26 +224,29 @@ def test_who_is_behind_or_ahead_is_not_refuted() -> None:
     agreed, chains = trio()
     chains["a"].grow(*[{}] * 20)
     agreed.grow(*[{}] * 10)
-    assert refuted(journals(chains), agreed.journal) == {}
+    assert partings(journals(chains), agreed.journal, {}) == {}
     assert supporters(journals(chains), agreed.journal) == {"a"}
 
 
 def test_a_dispute_shows_both_hashes_and_everybody() -> None:
     """Where providers part, the sentence has who has which block, and how long."""
     agreed, chains = trio()
-    assert dispute(journals(chains), agreed.journal) is None
+    assert dispute(THREE, journals(chains), agreed.journal) is None
     chains["a"].grow({}, {})
-    assert dispute(journals(chains), agreed.journal) is None
+    assert dispute(THREE, journals(chains), agreed.journal) is None
     chains["b"].grow(branch=1)
-    found = dispute(journals(chains), agreed.journal)
+    assert dispute(THREE, journals(chains), agreed.journal) is None, "the third may decide it"
+    chains["c"].grow(branch=2)
+    found = dispute(THREE, journals(chains), agreed.journal)
     assert found is not None
     assert found.depth == 2
     assert found.text == (
         f"the providers disagree on block 11: a has {block(11).hash[:10]}…,"
-        f" b has {block(11, 1).hash[:10]}…"
+        f" b has {block(11, 1).hash[:10]}…, c has {block(11, 2).hash[:10]}…"
     )
     chains["b"] = agreed.copy().grow(granted(9))
-    found = dispute(journals(chains), agreed.journal)
+    chains["c"] = agreed.copy().grow(granted(8))
+    found = dispute(THREE, journals(chains), agreed.journal)
     assert found is not None
     assert "the contract's state at block 11" in found.text
 

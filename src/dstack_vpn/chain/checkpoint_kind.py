@@ -37,6 +37,7 @@ class CheckpointContract:
     """A contract with `checkpoint()`, `NodeChanged` and pages; see docs/contract.md."""
 
     name = ContractKind.CHECKPOINT
+    exact_ages = False
 
     def __init__(self, address: Address) -> None:
         """Name it; nothing is asked."""

@@ -29,6 +29,7 @@ class Distrust:
         self._panel = panel
         self._alarms = alarms
         self._now = now
+        self._partings: Mapping[str, tally.Parting] = {}
 
     def review(self, witnesses: Sequence[Witness], agreed: Agreed, before: Suspects) -> Suspects:
         """Look at all witnesses once: bring back who is refuted, and hear the others.
@@ -44,9 +45,12 @@ class Distrust:
         journal = agreed.journal
         suspects: Suspects = {}
         refuted: Mapping[str, str] = {}
-        if not all(w.journal is None or w.journal.head.same(journal.head) for w in witnesses):
+        if all(w.journal is None or w.journal.head.same(journal.head) for w in witnesses):
+            self._partings = {}
+        else:
             chains = {w.name: w.journal for w in witnesses if w.journal is not None}
-            refuted = tally.refuted(chains, journal)
+            self._partings = tally.partings(chains, journal, self._partings)
+            refuted = tally.refuted(self._partings, journal)
             for witness in witnesses:
                 if witness.name in refuted:
                     self._refute(witness, refuted[witness.name], agreed)

@@ -87,6 +87,16 @@ def decode_batch(body: bytes, ids: Collection[int]) -> dict[int, Reply]:
     return replies
 
 
+def is_fault(body: bytes) -> bool:
+    """Whether an answer is JSON-RPC, and nothing but errors."""
+    try:
+        answer = _one_or_many.decode(body)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return False
+    messages = [answer] if isinstance(answer, Message) else answer
+    return bool(messages) and all(message.error is not None for message in messages)
+
+
 def decode_messages(body: bytes | str) -> list[Message]:
     """Decode what came over a WebSocket: one message, or the answers to a batch.
 

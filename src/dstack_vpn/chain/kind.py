@@ -30,6 +30,9 @@ class Kind(Protocol):
     """One kind of contract, at one address."""
 
     name: ContractKind
+    exact_ages: bool
+    """Whether a snapshot knows since which block each access has held; where it does not, it is
+    taken so far below the head that its members count as confirmed."""
 
     def opening_calls(self, saved: Membership | None) -> list[Call[Any]]:
         """What is asked of each provider at the start, about its newest block.

@@ -202,6 +202,9 @@ class Opener:
         base = target
         if self._depth:
             number = max(0, target.block.number - self._depth)
+            if known is not None and self._kind.exact_ages:
+                # Above what is known only what came since has to be read.
+                number = min(max(number, known.block.number), target.block.number)
             (base,) = await source.batch([calls.header_at(number)])
         stated, nodes = await self._kind.snapshot(self._panel, base.block, source, known)
         log.info("chain.snapshot", block=base.block.number, tokens=len(nodes))

@@ -61,6 +61,7 @@ class PublishedContract:
     """A contract with `getNodeAccess`, `ownerOf` and the events of the published interface."""
 
     name = ContractKind.PUBLISHED
+    exact_ages = True
 
     def __init__(
         self, address: Address, *, chain_id: int, start_block: int, chunk: int = START

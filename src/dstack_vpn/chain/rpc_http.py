@@ -11,11 +11,14 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 import httpcore
 
-from dstack_vpn.chain.jsonrpc import Reply, Request, decode_batch, encode
+from dstack_vpn.chain.jsonrpc import Reply, Request, decode_batch, encode, is_fault
 from dstack_vpn.chain.rpc import MAX_ANSWER, Provider
 from dstack_vpn.errors import ProviderError, SettingError
 
 _CONNECTIONS = 4
+MAX_EXPLANATION = 1024 * 1024
+"""Bytes of an answer whose HTTP status says already that it is none."""
+_EXPLAINED = frozenset((400, 413))
 _IDLE = 60.0
 """Seconds to keep an idle connection."""
 
@@ -79,14 +82,34 @@ class HttpProvider(Provider):
             "POST", self._url, headers=self._headers, content=body
         ) as response:
             if response.status != 200:
-                raise self._refused(response)
-            answer = bytearray()
-            async for chunk in response.aiter_stream():
-                answer += chunk
-                if len(answer) > MAX_ANSWER:
-                    problem = f"an answer of more than {MAX_ANSWER // 2**20} MB"
-                    raise ProviderError(self.name, problem)
-            return bytes(answer)
+                return await self._explained(response)
+            return await self._body(response, MAX_ANSWER)
+
+    async def _body(self, response: httpcore.Response, most: int) -> bytes:
+        answer = bytearray()
+        async for chunk in response.aiter_stream():
+            answer += chunk
+            if len(answer) > most:
+                problem = f"an answer of more than {most // 2**20} MB"
+                raise ProviderError(self.name, problem)
+        return bytes(answer)
+
+    async def _explained(self, response: httpcore.Response) -> bytes:
+        """The JSON-RPC error that some providers send along with HTTP's 400 or 413.
+
+        Raises:
+            ProviderError: there is none.
+        """
+        refused = self._refused(response)
+        if response.status not in _EXPLAINED:
+            raise refused
+        try:
+            body = await self._body(response, MAX_EXPLANATION)
+        except ProviderError:
+            raise refused from None
+        if not is_fault(body):
+            raise refused
+        return body
 
     def _refused(self, response: httpcore.Response) -> ProviderError:
         headers = {name.lower(): value for name, value in response.headers}

@@ -7,7 +7,7 @@ the member's admission, is a suspicion that is acted on at once, until enough ot
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dstack_vpn.chain.journal import Journal, Record
 from dstack_vpn.chain.quorum import Quorum
@@ -79,72 +79,128 @@ def suspects(chains: Chains, agreed: Journal) -> Suspects:
         common = agreed.common(chain)
         if common is None:
             continue
-        changed = {t for r in _after(chain, common) for t in r.step.changes}
-        for token_id in sorted(changed):
-            ours, theirs = agreed.nodes.get(token_id), chain.nodes.get(token_id)
-            if ours is None or ours.since_block > common.block.number or not _worse(ours, theirs):
-                continue
+        for token_id, suspect in _accused(name, chain, agreed, common).items():
             known = found.get(token_id)
-            found[token_id] = Suspect(
-                # Of several that differ the first one named speaks; any one suffices.
-                node=known.node if known else theirs,
-                block=known.block if known else chain.head.block.number,
-                providers=(*known.providers, name) if known else (name,),
+            # Of several that differ the first one named speaks; any one suffices.
+            found[token_id] = (
+                replace(known, providers=(*known.providers, name)) if known else suspect
             )
     return found
 
 
-def refuted(chains: Chains, agreed: Journal) -> dict[str, str]:
-    """The providers whose chain enough others contradict, and in which way.
+def _accused(name: str, chain: Journal, agreed: Journal, common: Record) -> dict[int, Suspect]:
+    """Whom one chain takes access from, at any block since it has anything of its own.
 
-    Either they have the same block with other members in it, or the agreed chain went on for
-    `DISPUTE_DEPTH` blocks with another block in the place of theirs.
+    Also if it gives it back later: to be in again takes as many as to be in.
     """
-    found: dict[str, str] = {}
+    found: dict[int, Suspect] = {}
+    for record in _after(chain, common):
+        for token_id, theirs in record.step.changes.items():
+            ours = agreed.nodes.get(token_id)
+            if token_id in found or ours is None or ours.since_block > common.block.number:
+                continue
+            if _worse(ours, theirs):
+                number = record.block.number
+                found[token_id] = Suspect(node=theirs, block=number, providers=(name,))
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Parting:
+    """Where a provider's chain and the agreed one have their first difference."""
+
+    number: int
+    """Height of the block."""
+    theirs: BlockHash
+    ours: BlockHash
+    noticed: int
+    """Number of the agreed head when it was first seen."""
+
+
+def partings(chains: Chains, agreed: Journal, before: Mapping[str, Parting]) -> dict[str, Parting]:
+    """Whose chain differs from the agreed one, and since when.
+
+    Args:
+        chains: what each provider shows.
+        agreed: the agreed chain.
+        before: what this returned last.
+    """
+    found: dict[str, Parting] = {}
     for name, chain in chains.items():
         common = agreed.common(chain)
-        if common is None or common is chain.head or chain.head.same(common):
+        if common is None or common is agreed.head or chain.head.same(common):
             continue
         theirs = chain.at(common.block.number + 1)
         ours = agreed.at(common.block.number + 1)
         if theirs is None or ours is None:
             continue
-        number = ours.block.number
-        if theirs.block.hash == ours.block.hash:
-            found[name] = f"it has other members at block {number} ({_short(ours.block.hash)})"
-        elif agreed.head.block.number - number >= DISPUTE_DEPTH:
+        known = before.get(name)
+        same = known is not None and known.theirs == theirs.block.hash
+        found[name] = Parting(
+            number=ours.block.number,
+            theirs=theirs.block.hash,
+            ours=ours.block.hash,
+            noticed=known.noticed if known and same else agreed.head.block.number,
+        )
+    return found
+
+
+def refuted(partings: Mapping[str, Parting], agreed: Journal) -> dict[str, str]:
+    """The providers whose chain enough others contradict, and in which way.
+
+    Either they have the same block with other members in it, or the agreed chain went on for
+    `DISPUTE_DEPTH` blocks with another block in the place of theirs. Only what came since they
+    were seen to differ counts for that: of a deep reorganisation one is always the first to tell.
+    """
+    found: dict[str, str] = {}
+    for name, parting in partings.items():
+        number = parting.number
+        if parting.theirs == parting.ours:
+            found[name] = f"it has other members at block {number} ({_short(parting.ours)})"
+        elif agreed.head.block.number - max(number, parting.noticed) >= DISPUTE_DEPTH:
             found[name] = (
-                f"it has block {number} as {_short(theirs.block.hash)}, where enough others have"
-                f" {_short(ours.block.hash)}"
+                f"it has block {number} as {_short(parting.theirs)}, where enough others have"
+                f" {_short(parting.ours)}"
             )
     return found
 
 
 @dataclass(frozen=True, slots=True)
 class Dispute:
-    """Providers that contradict each other."""
+    """Providers that contradict each other, so that no block is agreed on."""
 
     text: str
     depth: int
     """Blocks for which they have done so, the longest of their chains counted."""
 
 
-def dispute(chains: Chains, agreed: Journal) -> Dispute | None:
-    """Who contradicts whom about which block, and which hashes they have for it."""
-    ahead = {
-        name: common.block.number
-        for name, chain in chains.items()
-        if (common := agreed.common(chain)) is not None and not chain.head.same(common)
-    }
+def dispute(quorum: Quorum, chains: Chains, agreed: Journal) -> Dispute | None:
+    """Who contradicts whom about which block, where none of them has enough voters.
+
+    A camp that may still get enough, because others have not come so far yet, is no dispute.
+    """
+    ahead: dict[str, int] = {}
+    behind: set[str] = set()
+    for name, chain in chains.items():
+        common = agreed.common(chain)
+        if common is not None and chain.head.same(common):
+            behind.add(name)
+        elif common is not None:
+            ahead[name] = common.block.number
     if not ahead:
         return None
     number = min(ahead.values()) + 1
+    head = agreed.head.block.number
+    if number <= head and quorum.enough(supporters(chains, agreed)):
+        # Whoever parted below the agreed head is outvoted already.
+        ahead = {name: common for name, common in ahead.items() if common == head}
+        number = head + 1
     camps: dict[tuple[BlockHash, bytes], list[str]] = {}
     for name, chain in sorted(chains.items()):
-        if (record := chain.at(number)) is not None:
+        if (name in ahead or number <= head) and (record := chain.at(number)) is not None:
             key = (record.block.hash, record.checkpoint.history)
             camps.setdefault(key, []).append(name)
-    if len(camps) < 2:
+    if len(camps) < 2 or any(quorum.enough({*names, *behind}) for names in camps.values()):
         return None
     depth = max(chains[name].head.block.number for name in ahead) - number + 1
     parts = [

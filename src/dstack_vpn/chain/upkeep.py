@@ -70,6 +70,8 @@ class Upkeep:
         self._every = TAG_EVERY if tags else FINAL_EVERY
         self._tags_at: float | None = None
         self._compare_at: float | None = None
+        self._read_to = 0
+        """Newest block whose logs were read a second time."""
         self._turn = 0
 
     def compare_now(self) -> None:
@@ -104,34 +106,39 @@ class Upkeep:
         marks = {w.name: w.tags[Tag.FINALIZED].number for w in witnesses if Tag.FINALIZED in w.tags}
         level = self._panel.quorum.level(marks)
         old = agreed.finalized
-        if level is None or (old is not None and level <= old.number):
-            return
-        number = int(level)
+        if level is not None and (old is None or level > old.number):
+            agreed.finalized = await self._mark(agreed, int(level))
+        if agreed.finalized is not None:
+            await self._read_again(agreed, agreed.finalized.number)
+
+    async def _mark(self, agreed: Agreed, number: int) -> Mark:
+        """The agreed block of a height, which may be older than the journal."""
         record = agreed.journal.at(number)
         if record is not None:
-            block_hash = record.block.hash
-        else:
-            block_hash, _ = await self._panel.settle(
-                {provider: [calls.header_at(number)] for provider in self._panel.providers},
-                lambda _, value: value[0].block.hash,
-                f"block {number}",
-            )
-        agreed.finalized = Mark(number, block_hash)
-        if old is not None:
-            await self._read_again(agreed, old.number + 1, number)
+            return Mark(number, record.block.hash)
+        block_hash, _ = await self._panel.settle(
+            {provider: [calls.header_at(number)] for provider in self._panel.providers},
+            lambda _, value: value[0].block.hash,
+            f"block {number}",
+        )
+        return Mark(number, block_hash)
 
-    async def _read_again(self, agreed: Agreed, first: int, last: int) -> None:
+    async def _read_again(self, agreed: Agreed, last: int) -> None:
         """Read the logs of blocks that became final a second time, from one provider in turn.
 
         Some providers have answered with too few logs near the head and with all of them later.
+        Where it fails, the next provider is asked for the same blocks when the time comes.
         """
-        records = [agreed.journal.at(number) for number in range(first, last + 1)]
-        if any(record is None for record in records):
+        journal = agreed.journal
+        first = max(journal.oldest.block.number, self._read_to) + 1
+        records = [record for n in range(first, last + 1) if (record := journal.at(n))]
+        if not records:
             return
-        expected = {r.block.number: r.step.events for r in records if r and r.step.events}
+        expected = {r.block.number: r.step.events for r in records if r.step.events}
         provider = self._panel.providers[self._turn % len(self._panel.providers)]
         self._turn += 1
         found = await self._kind.count_events(provider, first, last)
+        self._read_to = last
         if found != expected:
             blocks = sorted(
                 n for n in found.keys() | expected.keys() if found.get(n) != expected.get(n)

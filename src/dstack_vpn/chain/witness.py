@@ -146,38 +146,25 @@ class Witness:
         self._burst.append(asyncio.get_running_loop().time())
         journal = self.journal
         assert journal is not None
+        failed: ChainError | WrongChainError | None = None
         try:
-            elsewhere = not agreed.head.same(journal.head)
-            try:
-                if not (disputed and elsewhere):
-                    await self._look(journal)
-            except UnprovenError:
-                if not elsewhere:
-                    raise
-                disputed = True
-            if disputed and elsewhere:
-                again = agreed.copy()
-                await self._go(again, await self._panel.head_of(self.provider))
-                if journal is self.journal:
-                    journal = self.journal = again
-        except UnprovenError as error:
-            self._unproven += 1
-            log.warning("chain.unproven", provider=self.name, check=error.check, reason=str(error))
-            self._fail(error, lost=self._unproven >= _UNPROVEN_LIMIT and journal is self.journal)
-        except OutOfWindowError as error:
-            self._fail(error, lost=journal is self.journal)
+            again = await self._look_from(journal, agreed, disputed=disputed)
         except (ChainError, WrongChainError) as error:
-            # Of another chain: a provider gone wrong must not end the node. It is not used.
-            self._fail(error, lost=False)
-        else:
-            if journal is self.journal:
-                self._unproven = 0
-                self.lost = False
-                self.asked = True
-            self.seen_at = self._now()
-            if self.error is not None:
-                log.info("chain.provider_back", provider=self.name)
-            self.error = None
+            again, failed = journal, error
+        if journal is not self.journal:
+            # Begun anew meanwhile: what was asked before says nothing of where it is now.
+            return
+        if failed is not None:
+            self._fail(failed)
+            return
+        self.journal = again
+        self._unproven = 0
+        self.lost = False
+        self.asked = True
+        self.seen_at = self._now()
+        if self.error is not None:
+            log.info("chain.provider_back", provider=self.name)
+        self.error = None
 
     async def wait(self, longest: float) -> None:
         """Return when the provider tells of something new, at the latest after so many seconds."""
@@ -198,6 +185,21 @@ class Witness:
         await self._go(self.journal, target)
         self.asked = True
         self.seen_at = self._now()
+
+    async def _look_from(self, journal: Journal, agreed: Journal, *, disputed: bool) -> Journal:
+        """Follow its chain from where it is, or from what is agreed on; the journal that led on."""
+        elsewhere = not agreed.head.same(journal.head)
+        if not (disputed and elsewhere):
+            try:
+                await self._look(journal)
+            except UnprovenError:
+                if not elsewhere:
+                    raise
+            else:
+                return journal
+        again = agreed.copy()
+        await self._go(again, await self._panel.head_of(self.provider))
+        return again
 
     async def _look(self, journal: Journal) -> None:
         told = self.provider.take_head()
@@ -251,11 +253,16 @@ class Witness:
             )
         return True
 
-    def _fail(self, error: Exception, *, lost: bool) -> None:
+    def _fail(self, error: ChainError | WrongChainError) -> None:
         text = str(error)
         if text != self.error:
             log.warning("chain.no_progress", provider=self.name, reason=text)
         self.error = text
+        lost = isinstance(error, OutOfWindowError)
+        if isinstance(error, UnprovenError):
+            self._unproven += 1
+            log.warning("chain.unproven", provider=self.name, check=error.check, reason=text)
+            lost = self._unproven >= _UNPROVEN_LIMIT
         if lost and not self.lost:
             log.error("chain.lost", provider=self.name, reason=text)
         self.lost = self.lost or lost

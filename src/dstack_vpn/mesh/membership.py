@@ -142,9 +142,9 @@ class Suspect:
     """What one provider, and not yet enough of them, says about a member."""
 
     node: Node | None
-    """The token as that provider has it, None when it was burned."""
+    """The token as that block has it, None when it was burned."""
     block: int
-    """Number of the block at which it has it so."""
+    """Number of the block that took access away."""
     providers: tuple[str, ...]
     """Who says so: names, sorted."""
 
