@@ -3,10 +3,12 @@
 import contextlib
 import os
 from collections.abc import AsyncIterator
-from typing import cast
+from functools import partial
+from typing import Any, cast
 
 from agent.mesh import Mesh
 from dstack_vpn.chain.tally import DISPUTE_DEPTH
+from lab.agent import Agent
 from lab.chain import CHAIN_ID, Chain
 from lab.lab import Lab
 from lab.nft import AccessNFT
@@ -30,6 +32,20 @@ async def providers(mesh: Mesh) -> AsyncIterator[tuple[list[Proxy], str]]:
         yield proxies, ",".join(urls)
 
 
+def has_head(number: int, health: dict[str, Any]) -> bool:
+    """Whether a node has come to a block."""
+    return bool(health["chain"]["head"] == number)
+
+
+async def verdict(agent: Agent, node_id: str, word: str) -> None:
+    """Wait until a node gives this verdict on another one."""
+
+    async def look() -> bool:
+        return bool((await agent.get(f"/api/access/{node_id}")).json()["verdict"] == word)
+
+    await until(look, f"{agent.node_id} calls {node_id} {word}")
+
+
 async def test_a_provider_that_lies_admits_nobody_and_suspends_for_a_moment(mesh: Mesh) -> None:
     """No stranger gets in; a false removal takes a peer off the device, loudly, for some blocks."""
     async with providers(mesh) as (proxies, urls):
@@ -44,12 +60,11 @@ async def test_a_provider_that_lies_admits_nobody_and_suspends_for_a_moment(mesh
         (alarm,) = [a for a in health["alarms"] if a["code"] == "suspended-by-one-source"]
         assert "#3" in alarm["provider"]
         assert "k3y" not in str(health)
-        access = (await one.get("/api/access/n2")).json()
-        assert access["verdict"] == "SOURCE_DISPUTED"
+        await verdict(one, "n2", "SOURCE_DISPUTED")
 
         for _ in range(DISPUTE_DEPTH + 1):
             head = (await mesh.chain.mine(1)).number
-            await mesh.says(one, f"block {head}", lambda h, at=head: h["chain"]["head"] == at)
+            await mesh.says(one, f"block {head}", partial(has_head, head))
         await mesh.has_peers(one, two)
         proxies[2].honest()
         await mesh.chain.mine(1)
@@ -103,8 +118,7 @@ async def test_agents_follow_a_contract_that_has_only_the_published_interface(
     await mesh.has_peers(one, two)
     await contract.transfer(2, to=4)
     await mesh.has_peers(one)
-    access = (await one.get("/api/access/n2")).json()
-    assert access["verdict"] == "SUSPENDED_BY_TRANSFER"
+    await verdict(one, "n2", "SUSPENDED_BY_TRANSFER")
     await contract.set_key(2, two.keys.public, account=4)
     await mesh.has_peers(one, two)
     assert (await three.get("/ready")).status == 503
