@@ -422,18 +422,6 @@ SOCKET_FAULTS: dict[str, str] = {
     "another id": '{"id": 77, "result": "0x1"}',
     "no result": '{"id": 1}',
     "a batch error": '{"id": null, "error": {"code": -32005, "message": "slow down"}}',
-    "a refusal with its reason": (
-        ok(fault(-32602, "up to a 10 block range")).replace(b"200 OK", b"400 Bad Request"),
-        "eth_chainId was refused: up to a 10 block range (code -32602)",
-    ),
-    "a refusal with a page": (
-        ok(b"<html>blocked</html>").replace(b"200 OK", b"400 Bad Request"),
-        "HTTP status 400",
-    ),
-    "a refusal with an answer": (
-        ok(reply("0x7a69")).replace(b"200 OK", b"400 Bad Request"),
-        "HTTP status 400",
-    ),
     "an error that echoes the key": json.dumps(
         {"id": 1, "error": {"code": -32000, "message": f"bad key {KEY}"}}
     ),
