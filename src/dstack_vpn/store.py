@@ -164,6 +164,9 @@ class Store:
     def save(self, membership: Membership, *, wall_now: float) -> None:
         """Replace the saved membership in one transaction; only changed nodes are written.
 
+        The newest final block that was ever saved stays, until `forget`: whoever brings an older
+        one, or none, must not make a node go back below it after its next start.
+
         Raises:
             StoreError: the disk is full or gone; the previous state is still whole.
         """
@@ -179,7 +182,7 @@ class Store:
                 "INSERT OR REPLACE INTO nodes VALUES (?, ?)",
                 [(str(n.token_id), msgspec.json.encode(n)) for n in changed],
             )
-            bare = msgspec.json.encode(replace(membership, nodes={}))
+            bare = msgspec.json.encode(replace(_with_newest_mark(db, membership), nodes={}))
             db.execute("INSERT OR REPLACE INTO head VALUES (1, ?, ?)", (wall_now, bare))
         self._rows = new
 
@@ -274,6 +277,24 @@ def read_saved(path: Path) -> Saved | None:
             f"the state file {path} cannot be read ({error}); accepted: one that an agent of this"
             " version has written, and the right to read it"
         ) from None
+
+
+def _with_newest_mark(db: sqlite3.Connection, membership: Membership) -> Membership:
+    """The membership with the final block that is saved, where that is newer than its own."""
+    row = db.execute("SELECT membership FROM head").fetchone()
+    try:
+        old = msgspec.json.decode(row[0], type=Membership) if row else None
+    except (msgspec.MsgspecError, ValueError):
+        return membership
+    if old is None or old.finalized is None or _chain_of(old) != _chain_of(membership):
+        return membership
+    if membership.finalized and membership.finalized.number >= old.finalized.number:
+        return membership
+    return replace(membership, finalized=old.finalized)
+
+
+def _chain_of(membership: Membership) -> tuple[int, str, str]:
+    return membership.chain_id, membership.genesis, membership.contract
 
 
 def _load(db: sqlite3.Connection) -> Saved | None:

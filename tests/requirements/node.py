@@ -132,14 +132,39 @@ async def node(
     async with local_chain(directory, options=options) as chain:
         nft = await AccessNFT.deploy(chain)
         await nft.mint("node-1", OWN.public.text)
+        device = MemoryDevice("wg0", OWN)
         async with (
             providers(chain.url, count) as proxies,
-            following(
-                nft.address, *urls(proxies), quorum=min(2, count), now=clock, **more
-            ) as follower,
+            _running((nft, proxies, clock), device, directory / "state.db", settings, more) as made,
         ):
-            device = MemoryDevice("wg0", OWN)
-            store = Store(directory / "state.db")
+            yield made
+
+
+@contextlib.asynccontextmanager
+async def restarted(
+    before: Node, *, settings: dict[str, str] | None = None, **more: Any
+) -> AsyncIterator[Node]:
+    """The same node started once more: what it knows it has from its disk, and its device stays."""
+    s = before.scene
+    before.store.close()
+    async with _running(
+        (s.nft, s.proxies, s.clock), before.device, before.store.path, settings, more
+    ) as made:
+        yield made
+
+
+@contextlib.asynccontextmanager
+async def _running(
+    scene: tuple[AccessNFT, Sequence[Proxy], Clock],
+    device: MemoryDevice,
+    path: Path,
+    settings: dict[str, str] | None,
+    more: dict[str, Any],
+) -> AsyncIterator[Node]:
+    nft, proxies, clock = scene
+    quorum = min(2, len(proxies))
+    async with following(nft.address, *urls(proxies), quorum=quorum, now=clock, **more) as follower:
+        with contextlib.closing(Store(path)) as store:
             loop = Reconciler(
                 settings=load_settings(PUBLIC | (settings or {})),
                 local=replace(local_node(), public_key=OWN.public),
@@ -149,5 +174,7 @@ async def node(
                 write_conf=lambda _wanted, _membership: None,
                 publish=lambda _events: None,
             )
-            with contextlib.closing(store):
-                yield Node(Scene(nft, proxies, follower, clock), loop, device, store)
+            saved = store.load()
+            if saved is not None:
+                follower._adopt(saved.membership)
+            yield Node(Scene(nft, proxies, follower, clock), loop, device, store)
