@@ -24,6 +24,7 @@ TESTED_BY = {
     "chain/calls.py": "chain/test_follow.py",
     "chain/checkpoint_kind.py": "chain/test_follow.py",
     "chain/opening.py": "chain/test_follow.py",
+    "chain/progress.py": "chain/test_follow_quorum.py",
     "chain/upkeep.py": "chain/test_follow_quorum.py",
     "chain/pages.py": "chain/test_follow.py",
     "chain/panel.py": "chain/test_follow.py",

@@ -79,6 +79,18 @@ async def test_in_quarantine_its_word_alone_removes_nobody(contract: AccessNFT) 
         assert "for 2 h" in alarm.text
 
 
+async def test_the_quarantine_is_of_all_that_is_one_vote(contract: AccessNFT) -> None:
+    """A voter with several URLs has one try, not one for each of them."""
+    async with trio_of(contract, quorum=1, voters=["a", "b", "b"]) as trio:
+        token = await member(trio)
+        await contract.set_endpoint(token, "198.51.100.7:1")
+        await trio.forger.revoke(trio.liar, token, real_block=True)
+        await trio.follower.poll()
+        view = trio.follower.view
+        assert trio.verdict(token) is Verdict.ACCESS_GRANTED
+        assert [p.quarantined_until is not None for p in view.providers] == [False, True, True]
+
+
 @pytest.mark.parametrize("real_block", [False, True])
 async def test_a_false_grant_admits_nobody(contract: AccessNFT, *, real_block: bool) -> None:
     """Neither in a forged block nor at an honest one, however many blocks are on top."""

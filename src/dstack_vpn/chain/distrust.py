@@ -53,7 +53,7 @@ class Distrust:
             refuted = tally.refuted(self._partings, journal)
             for witness in witnesses:
                 if witness.name in refuted:
-                    self._refute(witness, refuted[witness.name], agreed)
+                    self._refute(witness, refuted[witness.name], agreed, witnesses)
             now = self._now()
             heard = {
                 w.name: w.journal
@@ -79,13 +79,19 @@ class Distrust:
                 witness.rebase(journal)
         return before if suspects == before else suspects
 
-    def _refute(self, witness: Witness, how: str, agreed: Agreed) -> None:
+    def _refute(
+        self, witness: Witness, how: str, agreed: Agreed, witnesses: Sequence[Witness]
+    ) -> None:
         name, now = witness.name, self._now()
         assert witness.journal is not None
         accused = tally.suspects({name: witness.journal}, agreed.journal)
         if accused and not witness.quarantined(now):
             length = min(LONGEST_QUARANTINE, QUARANTINE * 2**witness.quarantines)
-            witness.quarantine(length)
+            voter_of = self._panel.quorum.voter_of
+            for other in witnesses:
+                # All of one voter: with ten URLs of one host it would otherwise have ten tries.
+                if voter_of[other.name] == voter_of[name]:
+                    other.quarantine(length)
             text = (
                 f"{name} told of {len(accused)} removal(s) that enough others refute: {how}; for"
                 f" {length / 3600:g} h its word alone removes nobody"

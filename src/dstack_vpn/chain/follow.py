@@ -17,10 +17,11 @@ from dstack_vpn.chain.alarms import Alarms
 from dstack_vpn.chain.checkpoint_kind import CheckpointContract
 from dstack_vpn.chain.distrust import Distrust
 from dstack_vpn.chain.header import Header
-from dstack_vpn.chain.journal import WINDOW, Journal, Record
+from dstack_vpn.chain.journal import WINDOW, Journal
 from dstack_vpn.chain.kind import Kind
 from dstack_vpn.chain.opening import Opener
 from dstack_vpn.chain.panel import GRACE, ChainIdentity, Panel
+from dstack_vpn.chain.progress import Progress
 from dstack_vpn.chain.rpc import Provider
 from dstack_vpn.chain.upkeep import Upkeep
 from dstack_vpn.chain.witness import Witness
@@ -92,7 +93,6 @@ class Follower:
         if rollback_patience is None:
             tagged = isinstance(confirmations, Tag)
             rollback_patience = 60.0 if tagged else PATIENCE_PER_CONFIRMATION * depth
-        self._confirmations = confirmations
         self._witnesses = [
             Witness(
                 p, panel=self._panel, kind=self._kind, patience=rollback_patience, now=self._now
@@ -118,18 +118,14 @@ class Follower:
             finality=finality,
             now=self._now,
         )
-        self._dark_after = dark_after
+        self._progress = Progress(
+            self._panel.quorum, confirmations=confirmations, dark_after=dark_after
+        )
         self._saved: Membership | None = None
         self._agreed: Agreed | None = None
         self._membership: Membership | None = None
         self._suspects: Suspects = {}
-        self._confirmed: int | None = None
-        self._agreed_at: float | None = None
-        self._noted: Record | None = None
-        self._confirmed_at: dict[str, float] = {}
-        self._advanced_at: float | None = None
         self._last_error: str | None = None
-        self._recovering = False
         self._disputed = False
         self._reorgs = 0
         self._deepest_reorg = 0
@@ -144,15 +140,15 @@ class Follower:
         return ChainView(
             membership=self._membership,
             verified=self._agreed is not None,
-            agreed_at=self._agreed_at,
+            agreed_at=self._progress.agreed_at,
             providers=tuple(map(self._status, self._witnesses)),
             last_error=self._last_error,
             reorgs=self._reorgs,
             resyncs=self._resyncs,
-            confirmed=self._confirmed,
+            confirmed=self._progress.confirmed,
             suspects=self._suspects,
             alarms=self.alarms.all,
-            advanced_at=self._advanced_at,
+            advanced_at=self._progress.advanced_at,
             needed=quorum.needed,
             voters=quorum.voters,
             deepest_reorg=self._deepest_reorg,
@@ -276,10 +272,7 @@ class Follower:
             )
         panel.identity = ChainIdentity(saved.genesis, saved.code_hash)
         self._saved = self._membership = saved
-        if not isinstance(self._confirmations, Tag):
-            self._confirmed = saved.block.number - self._confirmations
-        elif saved.finalized is not None:
-            self._confirmed = saved.finalized.number
+        self._progress.adopt(saved)
 
     async def _open(self) -> None:
         """Find where the providers are, with what was last known or without, and start there."""
@@ -311,7 +304,7 @@ class Follower:
             if witness.provider in opened.heads and not witness.lost:
                 witness.seen_at = now
         self._agreed = agreed
-        self._advanced_at = now
+        self._progress.advanced_at = now
         self._resyncs += opened.read
         self._merge()
         self._steady.set()
@@ -377,63 +370,28 @@ class Follower:
             self.alarms.sound(AlarmCode.FINALITY, str(error))
             self._note(str(error))
             moved = None
-        self._note_agreement(agreed)
+        supporters = tally.supporters(self._chains(), agreed.journal)
+        dark_for = self._progress.note(agreed, self._witnesses, supporters)
+        if dark_for is not None:
+            log.warning("chain.recovering", dark_for=round(dark_for))
+            self._upkeep.compare_now()
+            self._attention.set()
         if moved is not None:
             kept, undone = moved
-            self._advanced_at = now
+            self._progress.advanced_at = now
             if undone:
                 self._reorgs += 1
                 self._deepest_reorg = max(self._deepest_reorg, undone)
-                if self._confirmed is not None:
-                    self._confirmed = min(self._confirmed, kept)
+                self._progress.go_back(kept)
                 log.warning("chain.reorg", depth=undone, block=agreed.head.block.number)
         if before is not agreed.head or self._membership is None or not self._membership_is(agreed):
             self._publish(agreed)
         self._suspects = self._distrust.review(self._witnesses, agreed, self._suspects)
         if not self._panel.quorum.enough(self._chains().keys()):
             self._attention.set()
-        self._confirm(agreed)
+        if not self.alarms.has(AlarmCode.FINALITY):
+            self._progress.confirm(agreed, self._witnesses)
         self._explain(agreed)
-
-    def _note_agreement(self, agreed: Agreed) -> None:
-        """Enough witnesses have seen the agreed head: when was that?
-
-        Whoever goes past it confirms it no longer. A head that rises without enough others is no
-        agreement, whether they stay behind or go elsewhere: it is dark, and not a standstill.
-        """
-        arrived = agreed.head is not self._noted
-        self._noted = agreed.head
-        supporters = tally.supporters(self._chains(), agreed.journal)
-        for witness in self._witnesses:
-            there = arrived or (witness.journal and witness.journal.head.same(agreed.head))
-            if witness.name in supporters and there and witness.seen_at is not None:
-                self._confirmed_at[witness.name] = witness.seen_at
-        seen = {name: at for name, at in self._confirmed_at.items() if name in supporters}
-        level = self._panel.quorum.level(seen)
-        if level is None or (self._agreed_at is not None and level <= self._agreed_at):
-            return
-        if self._agreed_at is not None and level - self._agreed_at > self._dark_after:
-            log.warning("chain.recovering", dark_for=round(level - self._agreed_at))
-            self._recovering = True
-            self._upkeep.compare_now()
-            self._attention.set()
-        self._agreed_at = level
-
-    def _confirm(self, agreed: Agreed) -> None:
-        """Let admissions count up to a block, where nothing forbids that at present."""
-        if self._recovering or self.alarms.has(AlarmCode.FINALITY):
-            return
-        if isinstance(self._confirmations, Tag):
-            marks = {
-                w.name: w.tags[self._confirmations].number
-                for w in self._witnesses
-                if self._confirmations in w.tags
-            }
-            level = self._panel.quorum.level(marks)
-        else:
-            level = agreed.head.block.number - self._confirmations
-        if level is not None and (self._confirmed is None or level > self._confirmed):
-            self._confirmed = int(level)
 
     def _membership_is(self, agreed: Agreed) -> bool:
         known = self._membership
@@ -498,7 +456,7 @@ class Follower:
                 self._agreed = Agreed(found.journal, agreed.finalized)
                 for witness in self._witnesses:
                     witness.rebase(found.journal)
-            self._recovering = False
+            self._progress.recovering = False
         self._merge()
 
     def _status(self, witness: Witness) -> ProviderStatus:

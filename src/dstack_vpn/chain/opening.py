@@ -5,7 +5,7 @@ tokens are read at one block. Nothing of it is shown before enough providers hav
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import structlog
@@ -197,7 +197,8 @@ class Opener:
         self, target: Header, heads: Mapping[Provider, Header], known: Membership | None
     ) -> Journal:
         """Read a snapshot below the target, so that its members count as confirmed."""
-        able = [p for p in self._panel.providers if p in heads and heads[p].block == target.block]
+        # In the order in which they answered: who is quick is asked for the most.
+        able = [p for p, header in heads.items() if header.block == target.block]
         source = able[self._turn % len(able)]
         base = target
         if self._depth:
@@ -207,5 +208,13 @@ class Opener:
                 number = min(max(number, known.block.number), target.block.number)
             (base,) = await source.batch([calls.header_at(number)])
         stated, nodes = await self._kind.snapshot(self._panel, base.block, source, known)
+        if known is not None and not self._kind.exact_ages:
+            # Who has the access that he had keeps its age; in both cases he counts as confirmed.
+            nodes = {
+                token: replace(node, since_block=min(node.since_block, old.since_block))
+                if (old := known.nodes.get(token)) and old.access_state == node.access_state
+                else node
+                for token, node in nodes.items()
+            }
         log.info("chain.snapshot", block=base.block.number, tokens=len(nodes))
         return Journal(base.block, stated, nodes, window=self._window)
