@@ -132,7 +132,7 @@ async def test_a_restart_after_changes_reads_only_the_pages_that_changed(
     await contract.mint("new", new_key())
     async with (
         Proxy.open(chain.url) as proxy,
-        following(contract.address, at(proxy.url, 9), chain.url) as follower,
+        following(contract.address, at(proxy.url, 9), proxy.url) as follower,
     ):
         read: list[str] = []
         get_nodes = hex_of(call_get_nodes(1, 1)[:4])
