@@ -181,7 +181,7 @@ async def test_requirement_39_what_comes_now_and_then_is_a_handful(tmp_path: Pat
 
 def spent(proxy: Proxy) -> Counter[str]:
     """The calls that a provider was asked."""
-    return proxy.methods
+    return proxy.methods.copy()
 
 
 def test_requirement_39_the_manual_states_what_was_counted() -> None:
