@@ -19,7 +19,7 @@ from dstack_vpn.chain.kind import Kind
 from dstack_vpn.chain.panel import Answers, Opening, Panel
 from dstack_vpn.chain.rpc import Provider
 from dstack_vpn.errors import ChainError, ProviderError, WrongChainError
-from dstack_vpn.mesh.membership import Block, Confirmations, Mark, Membership, Tag
+from dstack_vpn.mesh.membership import Block, Confirmations, Mark, Membership, Node, Nodes, Tag
 from dstack_vpn.mesh.snapshot import AlarmCode
 
 log = structlog.get_logger()
@@ -208,13 +208,42 @@ class Opener:
                 number = min(max(number, known.block.number), target.block.number)
             (base,) = await source.batch([calls.header_at(number)])
         stated, nodes = await self._kind.snapshot(self._panel, base.block, source, known)
-        if known is not None and not self._kind.exact_ages:
-            # Who has the access that he had keeps its age; in both cases he counts as confirmed.
-            nodes = {
-                token: replace(node, since_block=min(node.since_block, old.since_block))
-                if (old := known.nodes.get(token)) and old.access_state == node.access_state
-                else node
-                for token, node in nodes.items()
-            }
+        if known is not None:
+            nodes = await self._age(nodes, known, target.block)
         log.info("chain.snapshot", block=base.block.number, tokens=len(nodes))
         return Journal(base.block, stated, nodes, window=self._window)
+
+    async def _age(self, nodes: Nodes, known: Membership, target: Block) -> Nodes:
+        """The tokens of a snapshot, with the age of each access as far as what is known tells it.
+
+        Who has the access that he had keeps its age. Whom a branch gives access of which the block
+        that is known is no part, such as by dropping a revocation, has it as of now.
+        """
+        aged = dict(nodes)
+        given = [node for node in nodes.values() if node.active and not _had(known, node)]
+        if given and not await self._is_there(known.block):
+            aged |= {n.token_id: replace(n, since_block=target.number) for n in given}
+        if not self._kind.exact_ages:
+            for token_id in nodes.keys() & known.nodes.keys():
+                node, old = nodes[token_id], known.nodes[token_id]
+                if _had(known, node):
+                    since = min(node.since_block, old.since_block)
+                    aged[token_id] = replace(node, since_block=since)
+        return aged
+
+    async def _is_there(self, block: Block) -> bool:
+        """Whether enough providers have a block in its place."""
+        question = calls.header_at_or_none(block.number)
+
+        def have(values: Mapping[Provider, tuple[Any, ...]]) -> bool:
+            there = {p.name for p, (h,) in values.items() if h and h.block.hash == block.hash}
+            return self._panel.quorum.enough(there)
+
+        answers = await self._panel.ask({p: [question] for p in self._panel.providers}, have)
+        return have(answers.values)
+
+
+def _had(known: Membership, node: Node) -> bool:
+    """Whether a token had the same access already."""
+    old = known.nodes.get(node.token_id)
+    return old is not None and old.access_state == node.access_state
