@@ -125,7 +125,7 @@ class Scene:
         """The tokens that are in."""
         return {token for token, found in self.decisions().items() if found.granted}
 
-    def keys(self) -> set[PublicKey]:
+    def admitted(self) -> set[PublicKey]:
         """The keys that may be on the device."""
         return admitted_keys(self.view)
 

@@ -51,11 +51,11 @@ async def test_requirement_10_following_a_single_liar(tmp_path: Path, name: str)
         else:
             assert s.membership == before
             assert "127.0.0.11#1" in (s.view.last_error or "")
-            assert s.keys() <= await truth(s)
+            assert s.admitted() <= await truth(s)
             # However often it is said.
             for _ in range(3):
                 await s.poll()
-                assert s.keys() <= await truth(s)
+                assert s.admitted() <= await truth(s)
         s.proxies[0].honest()
         await s.chain.mine(1)
         await s.arrive()
@@ -85,7 +85,7 @@ async def test_requirement_10_starting_from_a_single_liar(tmp_path: Path, name: 
             assert s.view.last_error is not None
             for _ in range(3):
                 await s.poll()
-                assert s.keys() <= await truth(s)
+                assert s.admitted() <= await truth(s)
 
 
 @pytest.mark.parametrize("who", [0, 2])
@@ -107,7 +107,7 @@ async def test_requirement_10_one_liar_of_three_admits_nobody(
         named = set()
         for _ in range(DISPUTE_DEPTH + 2):
             await s.poll()
-            assert s.keys() <= await truth(s)
+            assert s.admitted() <= await truth(s)
             assert s.membership.block.hash == (await s.chain.block()).hash
             named |= {alarm.provider for alarm in s.view.alarms}
             named |= {p.name for p in s.view.providers if p.refused or not p.agrees}
@@ -120,7 +120,7 @@ async def test_requirement_10_one_liar_of_three_admits_nobody(
             old, s.follower = s.follower, fresh
             for _ in range(4):
                 await s.poll()
-                assert s.keys() <= await truth(s)
+                assert s.admitted() <= await truth(s)
             await assert_same(fresh, s.nft)
             s.follower = old
         # A full compare, so often that each of them is asked first once.
@@ -128,7 +128,7 @@ async def test_requirement_10_one_liar_of_three_admits_nobody(
             s.clock.now += COMPARE_EVERY + 1
             await s.poll()
             await s.poll()
-            assert s.keys() <= await truth(s)
+            assert s.admitted() <= await truth(s)
             assert s.view.compares >= compares - 1
         assert s.view.compares >= 2
         s.proxies[who].honest()
