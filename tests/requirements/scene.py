@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from chain.local import at, following, local_chain, new_key
+from chain.published import kind_of, reference
 from dstack_vpn.chain.follow import Follower
 from dstack_vpn.mesh.access import Decision, judge
 from dstack_vpn.mesh.keys import PublicKey
@@ -19,6 +20,7 @@ from dstack_vpn.mesh.membership import Membership
 from dstack_vpn.mesh.snapshot import Alarm, AlarmCode, ChainView
 from lab.chain import Chain
 from lab.nft import AccessNFT
+from lab.published import Habit, PublishedAccess
 from lab.rpclag import PinnedHead
 from lab.rpcproxy import Proxy
 from lab.waiting import until
@@ -110,6 +112,18 @@ class Scene:
         for proxy in proxies:
             proxy.fault = PinnedHead(number)
 
+    async def assert_published(self) -> None:
+        """What is followed is what a contract with only the published interface has."""
+        contract = PublishedAccess(self.chain, self.nft.address, 0)
+        head = await self.chain.block()
+        assert self.view.last_error is None
+        assert self.membership.block.hash == head.hash
+        found = {
+            t: (n.holder, n.node_id, n.key, n.created_at, n.revoked, n.suspended or not any(n.key))
+            for t, n in self.membership.nodes.items()
+        }
+        assert found == await reference(contract)
+
     # Who is in
 
     def decisions(self) -> dict[int, Decision]:
@@ -171,6 +185,7 @@ async def scene(
     count: int = 3,
     quorum: int | None = None,
     options: Sequence[str] = (),
+    habits: Habit | None = None,
     **more: Any,
 ) -> AsyncIterator[Scene]:
     """Providers of a chain with our contract on it, and a follower that has not started.
@@ -180,12 +195,18 @@ async def scene(
         count: providers.
         quorum: votes needed; of three two, of one or two all.
         options: of the chain.
+        habits: of a contract that has only the published interface, in place of ours.
         more: of the follower.
     """
     clock = Clock()
     needed = count // 2 + 1 if quorum is None else quorum
     async with local_chain(directory, options=options) as chain:
-        nft = await AccessNFT.deploy(chain)
+        if habits is None:
+            nft = await AccessNFT.deploy(chain)
+        else:
+            published = await PublishedAccess.deploy(chain, habits)
+            nft = AccessNFT(chain, published.address)
+            more["kind"] = kind_of(published)
         async with (
             providers(chain.url, count) as proxies,
             following(nft.address, *urls(proxies), quorum=needed, now=clock, **more) as follower,
