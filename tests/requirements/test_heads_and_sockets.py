@@ -46,14 +46,14 @@ async def test_requirement_21_heads_that_go_back_and_forth_change_nothing(tmp_pa
         await s.nft.revoke(revoked)
         await s.chain.mine(2)
         await s.arrive()
-        keys, block = s.keys(), s.membership.block
+        block = s.membership.block
         assert s.members() == {kept}
         for flipping in (s.proxies[:1], s.proxies):
             for proxy in flipping:
                 proxy.fault = flip(PinnedHead(old))
             for _ in range(12):
                 view = await s.poll()
-                assert s.keys() == keys
+                assert s.members() == {kept}
                 assert s.membership.block == block
                 assert (view.reorgs, view.resyncs, view.alarms) == (0, 1, ())
 
@@ -68,12 +68,12 @@ async def test_requirement_21_two_branches_behind_one_url_are_no_storm(tmp_path:
             await other.mine(2)
             await s.chain.mine(2)
             await s.arrive()
-            keys, block = s.keys(), s.membership.block
+            block = s.membership.block
             s.proxies[0].fault = flip(Upstream(other.url))
             for _ in range(12):
                 await s.poll()
                 assert s.members() == {kept}
-                assert (s.keys(), s.membership.block) == (keys, block)
+                assert s.membership.block == block
             assert (s.view.reorgs, s.view.resyncs) == (0, 1)
             s.proxies[0].honest()
             await s.mint("more")
