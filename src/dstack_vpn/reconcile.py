@@ -18,6 +18,7 @@ import structlog
 from dstack_vpn.applier import Applier, ConfigurationWriter, note_disk_error, write_configuration
 from dstack_vpn.config import Settings
 from dstack_vpn.errors import StoreError
+from dstack_vpn.mesh.access import Verdict
 from dstack_vpn.mesh.chaintime import (
     ChainClock,
     ChainState,
@@ -27,7 +28,7 @@ from dstack_vpn.mesh.chaintime import (
     turns_at,
 )
 from dstack_vpn.mesh.events import Event, EventKind, membership_events
-from dstack_vpn.mesh.judging import NO_DECISIONS, Judge
+from dstack_vpn.mesh.judging import NO_DECISIONS, Judge, Judgement
 from dstack_vpn.mesh.membership import NO_NODES, Membership
 from dstack_vpn.mesh.plan import LocalNode
 from dstack_vpn.mesh.sentence import describe
@@ -267,6 +268,7 @@ class Reconciler:
             nodes_before=known.nodes if known else NO_NODES,
             nodes_after=membership.nodes,
         )
+        _tell_copies(found)
         judged = replace(snapshot, decisions=found.decisions, own=found.own, closed=closed)
         return judged, events
 
@@ -402,6 +404,14 @@ def _tell(old: Snapshot, new: Snapshot, events: tuple[Event, ...]) -> None:
         tell("access.own", verdict=new.own.verdict, reason=new.own.reason)
     if new.closed and not old.closed:
         log.error("chain.closed", reason=new.closed)
+
+
+def _tell_copies(found: Judgement) -> None:
+    """Log once of each token that came to have the key of another one."""
+    known = {d.token_id for d in found.before if d.verdict is Verdict.KEY_DUPLICATE}
+    for decision in found.after:
+        if decision.verdict is Verdict.KEY_DUPLICATE and decision.token_id not in known:
+            log.warning("access.key_copied", token_id=decision.token_id, reason=decision.reason)
 
 
 def _now() -> float:

@@ -90,6 +90,7 @@ def test_words_are_stable() -> None:
         "one-provider",
         "chain-halted",
         "clock-skew",
+        "key-copied",
         *AlarmCode,
     }
 

@@ -44,13 +44,13 @@ async def test_requirement_25_in_the_dark_nobody_comes_in_and_in_time_all_go(
         await n.pass_time(DARK_AFTER)
         assert Code.CHAIN_DARK not in n.codes()
         assert three not in n.scene.membership.nodes
-        await n.pass_time(CLOSE_AFTER - DARK_AFTER - 1)
+        await n.pass_time(CLOSE_AFTER - DARK_AFTER - 1, every=60)
         assert Code.CHAIN_DARK in n.codes()
         assert await n.peers() == {two}
         await n.pass_time(1)
         assert await n.peers() == (set() if close else {two})
         assert bool(n.snapshot.closed) == close
-        await n.pass_time(HOUR, every=60)
+        await n.pass_time(HOUR, every=300)
         assert await n.peers() == (set() if close else {two})
 
 
@@ -232,7 +232,7 @@ async def test_requirement_28_access_ends_on_time_without_the_chain(
         if how == "dark":
             for proxy in n.proxies:
                 proxy.fault = Drop()
-        await n.pass_time(ends - passed - 1)
+        await n.pass_time(ends - passed - 1, every=50)
         assert state_of(n.follower.view, n.clock()) is ChainState(how)
         assert await n.peers() == {two, three}
         assert 0 < n.loop._pause() <= 1

@@ -8,8 +8,12 @@ the device is up, the plan is on it, and nothing closed it. A chain that is away
 from dataclasses import dataclass
 from enum import StrEnum
 
+from dstack_vpn.mesh.access import Verdict
 from dstack_vpn.mesh.chaintime import ChainState, chain_state, clock_skew
 from dstack_vpn.mesh.snapshot import AlarmCode, Snapshot
+
+# We chose. Who wants to see more asks for the verdicts.
+COPIES_NAMED = 5
 
 # We chose. Blocks are stamped to the second or two; whoever is further off has no clock to show.
 MOST_SKEW = 60.0
@@ -37,6 +41,7 @@ class Code(StrEnum):
     ONE_PROVIDER = "one-provider"
     CHAIN_HALTED = "chain-halted"
     CLOCK_SKEW = "clock-skew"
+    KEY_COPIED = "key-copied"
     # The alarms of the chain, each by its own word.
     SUSPENDED = AlarmCode.SUSPENDED
     QUARANTINED = AlarmCode.QUARANTINED
@@ -109,6 +114,7 @@ def assess(
     if chain.membership is not None and not snapshot.closed:
         found += _stale(age, fresh)
     found += [_warn(Code(alarm.code), alarm.text) for alarm in chain.alarms]
+    found += _copies(snapshot)
     if block_time is not None and wall_now is not None:
         found += _skew_warnings(clock_skew(chain, now=now, wall_now=wall_now))
     found += _device_warnings(snapshot)
@@ -156,6 +162,19 @@ def _chain_warnings(
         )
         return [_warn(Code.CHAIN_HALTED, text)]
     return []
+
+
+def _copies(snapshot: Snapshot) -> list[HealthWarning]:
+    """Tokens with the key of another one, which stays; somebody should ask who did that."""
+    found = sorted(
+        (d for d in snapshot.decisions.values() if d.verdict is Verdict.KEY_DUPLICATE),
+        key=lambda d: d.token_id,
+    )
+    if not found:
+        return []
+    named = [f"token {d.token_id} is out, since {d.reason}" for d in found[:COPIES_NAMED]]
+    more = [f"and {len(found) - COPIES_NAMED} more"] if len(found) > COPIES_NAMED else []
+    return [_warn(Code.KEY_COPIED, "; ".join([*named, *more]))]
 
 
 def _stale(age: float | None, fresh: float | None) -> list[HealthWarning]:
