@@ -146,7 +146,10 @@ async def test_requirement_02_a_snapshot_is_of_one_block(
     async with scene(tmp_path) as s:
         tokens = [await s.mint(f"n{i}") for i in range(7)]
         block = await s.chain.block()
-        s.proxies[0].fault = During(GET_NODES, lambda: s.nft.revoke(tokens[6]))
+        # Whichever of them is asked for the pages.
+        meanwhile = During(GET_NODES, lambda: s.nft.revoke(tokens[6]))
+        for proxy in s.proxies:
+            proxy.fault = meanwhile
         membership = await s.follower.start(None)
         asked = [at for proxy in s.proxies for at in blocks_of(proxy)]
         assert len(asked) == 3 * 4
@@ -168,9 +171,10 @@ async def test_requirement_02_a_reorganisation_begins_a_snapshot_anew(
         tokens = [await s.mint(f"n{i}") for i in range(3)]
         saved = await s.follower.start(None) if known else None
         tokens += [await s.mint(f"n{i}") for i in range(3, 7)]
+        meanwhile = During(GET_NODES, lambda: s.chain.reorg(2))
         for proxy in s.proxies:
             proxy.forget()
-        s.proxies[0].fault = During(GET_NODES, lambda: s.chain.reorg(2))
+            proxy.fault = meanwhile
         async with following(s.nft.address, *urls(s.proxies), quorum=2) as follower:
             s.follower = follower
             with pytest.raises(ChainError):
