@@ -152,7 +152,8 @@ async def test_requirement_02_a_snapshot_is_of_one_block(
             proxy.fault = meanwhile
         membership = await s.follower.start(None)
         asked = [at for proxy in s.proxies for at in blocks_of(proxy)]
-        assert len(asked) == 3 * 4
+        # Two of three are enough for each of the four pages.
+        assert 2 * 4 <= len(asked) <= 3 * 4
         assert all(at == {"blockHash": block.hash, "requireCanonical": True} for at in asked)
         assert membership.block.hash == block.hash
         assert s.members() == set(tokens)
