@@ -4,7 +4,7 @@ import pytest
 
 from chain.local import assert_same, new_key
 from chain.trio import Trio, trio_of
-from dstack_vpn.chain.distrust import QUARANTINE
+from dstack_vpn.chain.distrust import MOST_WITHDRAWN, QUARANTINE
 from dstack_vpn.chain.tally import DISPUTE_DEPTH
 from dstack_vpn.mesh.access import Verdict
 from dstack_vpn.mesh.snapshot import AlarmCode
@@ -77,6 +77,40 @@ async def test_in_quarantine_its_word_alone_removes_nobody(contract: AccessNFT) 
         alarm = trio.alarm(AlarmCode.QUARANTINED)
         assert alarm is not None
         assert "for 2 h" in alarm.text
+
+
+async def test_who_changes_its_story_each_time_is_found_out(contract: AccessNFT) -> None:
+    """A new false branch from every new head is never left behind, but it is counted."""
+    async with trio_of(contract) as trio:
+        token = await member(trio)
+        out = 0
+        for _ in range(8):
+            trio.liar.honest()
+            await contract.chain.mine(1)
+            await trio.forger.revoke(trio.liar, token)
+            await trio.follower.poll()
+            out += trio.verdict(token) is Verdict.SOURCE_DISPUTED
+        assert out == MOST_WITHDRAWN
+        alarm = trio.alarm(AlarmCode.QUARANTINED)
+        assert alarm is not None
+        assert "took back 3 times" in alarm.text
+        assert trio.verdict(token) is Verdict.ACCESS_GRANTED
+
+
+async def test_a_removal_that_moves_with_its_branch_is_not_counted(contract: AccessNFT) -> None:
+    """Honest providers that tell of one removal in several blocks in turn were right each time."""
+    async with trio_of(contract) as trio:
+        await trio.follower.start(None)
+        for name in "abcde":
+            token = (await contract.mint(name, new_key())).token_id
+            await trio.see()
+            await contract.revoke(token)
+            await trio.follower._look(trio.follower._witnesses[2])
+            await contract.chain.reorg(1)
+            await contract.revoke(token)
+            await trio.see()
+            assert trio.verdict(token) is Verdict.REVOKED
+        assert trio.alarm(AlarmCode.QUARANTINED) is None
 
 
 async def test_the_quarantine_is_of_all_that_is_one_vote(contract: AccessNFT) -> None:

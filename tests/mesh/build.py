@@ -111,7 +111,7 @@ def decide(nodes: Iterable[Node], *, confirmations: int = 0) -> tuple[Decision, 
 def suspect(told: Node | None, *, number: int = BLOCK + 2, providers: int = 1) -> Suspect:
     """What one provider, or several, say of a token."""
     names = tuple(f"rpc-{i}.example#{i}" for i in range(1, providers + 1))
-    return Suspect(node=told, block=number, providers=names)
+    return Suspect(node=told, block=number, hash=BlockHash("0x" + "5a" * 32), providers=names)
 
 
 def local_node(

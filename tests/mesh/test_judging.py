@@ -12,7 +12,7 @@ from dstack_vpn.mesh.access import Decision, Verdict, judge, judge_self, next_ex
 from dstack_vpn.mesh.events import membership_events
 from dstack_vpn.mesh.judging import Judge, Judgement
 from dstack_vpn.mesh.membership import ZERO_KEY, Node, Suspect
-from mesh.build import BLOCK, BUYER, CHAIN_NOW, HOLDER, key_of, membership, node
+from mesh.build import BLOCK, BUYER, CHAIN_NOW, HOLDER, key_of, membership, node, suspect
 
 NAME, KEY = "a", key_of(1)
 ENDS = st.sampled_from([0, 0, CHAIN_NOW - 1, CHAIN_NOW, CHAIN_NOW + 1, CHAIN_NOW + 2])
@@ -181,7 +181,7 @@ def test_admissions_that_count_no_more(lower: int | None) -> None:
 def test_an_end_that_only_a_suspect_tells_of() -> None:
     """A provider that tells of an end which the others do not know puts the member out on time."""
     judging, nodes = Judge(node_id="node-1", public_key=KEY), {7: node(7)}
-    ending = Suspect(node=node(7, expires_at=CHAIN_NOW + 3), block=BLOCK, providers=("a#1",))
+    ending = suspect(node(7, expires_at=CHAIN_NOW + 3), number=BLOCK)
     before = judged(judging, nodes, suspects={7: ending})
     assert before.decisions[7].granted
     assert before.next_end == CHAIN_NOW + 3

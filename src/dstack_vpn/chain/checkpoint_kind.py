@@ -11,7 +11,7 @@ from typing import Any
 from dstack_vpn.chain import calls
 from dstack_vpn.chain.calls import Call, Refusal
 from dstack_vpn.chain.contract import NodeChanged, decode_checkpoint
-from dstack_vpn.chain.header import Header
+from dstack_vpn.chain.header import Header, bloom_chance
 from dstack_vpn.chain.kind import UnprovenError
 from dstack_vpn.chain.pages import MAX_TOKENS, PAGE, SnapshotReader
 from dstack_vpn.chain.panel import Panel
@@ -28,6 +28,11 @@ from dstack_vpn.mesh.membership import (
     Membership,
     Nodes,
 )
+
+UNLIKELY = 0.1
+"""Logs are asked for along with the state where the bloom, which names a change, is wrong with less
+chance than this. On a busy chain nearly all blooms name one, and to ask each time would cost more
+than all else; there the state tells first whether anything changed."""
 
 RANGE = 5
 """Blocks whose logs are asked for at once: some free plans allow no more."""
@@ -93,7 +98,8 @@ class CheckpointContract:
     def first_calls(self, target: Header, *, linked: bool) -> list[Call[Any]]:
         """Ask for the contract's state, and for the logs of the only block there is to fold."""
         stated = calls.optional(calls.checkpoint(self._address, target.block))
-        return [stated, *(self._log_calls([target]).values() if linked else ())]
+        likely = linked and bloom_chance(target.bloom, 2) < UNLIKELY
+        return [stated, *(self._log_calls([target]).values() if likely else ())]
 
     async def fold(
         self,

@@ -12,6 +12,7 @@ from dstack_vpn.chain.agreed import Agreed
 from dstack_vpn.chain.alarms import Alarms
 from dstack_vpn.chain.panel import Panel
 from dstack_vpn.chain.witness import Witness
+from dstack_vpn.errors import BadAnswerError
 from dstack_vpn.mesh.membership import Suspects
 from dstack_vpn.mesh.snapshot import AlarmCode
 
@@ -19,6 +20,14 @@ QUARANTINE = 3600.0
 LONGEST_QUARANTINE = 86_400.0
 """Seconds for which a provider's word alone removes nobody, after enough others refuted a removal
 that it told of: doubled each time."""
+
+
+WITHDRAWN_WITHIN = 3600.0
+MOST_WITHDRAWN = 3
+"""So often within so many seconds may a provider leave a branch on which it told of a removal that
+never was agreed on. Honest ones do so in a reorganisation that carries a removal: we chose."""
+
+_WITHDRAWN = f"it took back {MOST_WITHDRAWN} times in an hour, and that nobody confirmed"
 
 
 class Distrust:
@@ -43,7 +52,6 @@ class Distrust:
             What single providers say against members.
         """
         journal = agreed.journal
-        suspects: Suspects = {}
         refuted: Mapping[str, str] = {}
         if all(w.journal is None or w.journal.head.same(journal.head) for w in witnesses):
             self._partings = {}
@@ -51,24 +59,20 @@ class Distrust:
             chains = {w.name: w.journal for w in witnesses if w.journal is not None}
             self._partings = tally.partings(chains, journal, self._partings)
             refuted = tally.refuted(self._partings, journal)
-            for witness in witnesses:
-                if witness.name in refuted:
-                    self._refute(witness, refuted[witness.name], agreed, witnesses)
-            now = self._now()
-            heard = {
-                w.name: w.journal
-                for w in witnesses
-                if w.journal is not None and not w.quarantined(now)
-            }
-            suspects = tally.suspects(heard, journal)
+        for witness in witnesses:
+            if witness.name in refuted:
+                self._refute(witness, refuted[witness.name], agreed, witnesses)
+            elif witness.journal is not None and witness.asked:
+                self._hear(witness, tally.accused(witness.name, witness.journal, journal), agreed)
+                if len(witness.withdrawn) >= MOST_WITHDRAWN:
+                    self._quarantine(witness, witnesses, _WITHDRAWN)
+        now = self._now()
         # Who begins anew has not taken back what it said; it is asked again first.
-        unasked = {w.name for w in witnesses if not w.asked and w.name not in refuted}
-        kept = {
-            token_id: suspect
-            for token_id, suspect in before.items()
-            if token_id in journal.nodes and unasked & set(suspect.providers)
-        }
-        suspects = {**kept, **suspects}
+        suspects = tally.merged(
+            {t: s for t, s in w.accusations.items() if t in journal.nodes}
+            for w in witnesses
+            if not w.quarantined(now)
+        )
         self._tell(witnesses, agreed, suspects)
         for witness in witnesses:
             if witness.journal is None:
@@ -79,28 +83,54 @@ class Distrust:
                 witness.rebase(journal)
         return before if suspects == before else suspects
 
+    def _hear(self, witness: Witness, accusations: Suspects, agreed: Agreed) -> None:
+        """Take what a provider says now, and note what it no longer says without having been right.
+
+        To be refuted takes some blocks on one branch. Whoever leaves its branch before, and tells
+        the same on another one, would never be: so it is also counted how often that happens.
+        """
+        now = self._now()
+        while witness.withdrawn and witness.withdrawn[0] < now - WITHDRAWN_WITHIN:
+            witness.withdrawn.popleft()
+        for token_id, suspect in witness.accusations.items():
+            still = accusations.get(token_id)
+            if still is not None and still.hash == suspect.hash:
+                continue
+            ours = agreed.journal.nodes.get(token_id)
+            if agreed.journal.find(suspect.hash) is None and ours is not None and ours.active:
+                witness.withdrawn.append(now)
+                break
+        witness.accusations = accusations
+
     def _refute(
         self, witness: Witness, how: str, agreed: Agreed, witnesses: Sequence[Witness]
     ) -> None:
-        name, now = witness.name, self._now()
+        name = witness.name
         assert witness.journal is not None
-        accused = tally.suspects({name: witness.journal}, agreed.journal)
-        if accused and not witness.quarantined(now):
-            length = min(LONGEST_QUARANTINE, QUARANTINE * 2**witness.quarantines)
-            voter_of = self._panel.quorum.voter_of
-            for other in witnesses:
-                # All of one voter: with ten URLs of one host it would otherwise have ten tries.
-                if voter_of[other.name] == voter_of[name]:
-                    other.quarantine(length)
-            text = (
-                f"{name} told of {len(accused)} removal(s) that enough others refute: {how}; for"
-                f" {length / 3600:g} h its word alone removes nobody"
-            )
-            self._alarms.sound(AlarmCode.QUARANTINED, text, provider=name)
+        if tally.accused(name, witness.journal, agreed.journal):
+            self._quarantine(witness, witnesses, f"enough others refute: {how}")
         text = f"{name} contradicts enough others: {how}"
         self._alarms.sound(AlarmCode.DISAGREEMENT, text, provider=name)
+        witness.provider.blame(BadAnswerError("refuted", text))
         witness.rebase(agreed.journal)
+        witness.accusations = {}
         witness.error = text
+
+    def _quarantine(self, witness: Witness, witnesses: Sequence[Witness], why: str) -> None:
+        """Let the word of a provider, and of all that are one vote with it, remove nobody."""
+        if witness.quarantined(self._now()):
+            return
+        length = min(LONGEST_QUARANTINE, QUARANTINE * 2**witness.quarantines)
+        voter_of = self._panel.quorum.voter_of
+        for other in witnesses:
+            # With ten URLs of one host it would otherwise have ten tries.
+            if voter_of[other.name] == voter_of[witness.name]:
+                other.quarantine(length)
+        text = (
+            f"{witness.name} told of removals that {why}; for {length / 3600:g} h its word alone"
+            " removes nobody"
+        )
+        self._alarms.sound(AlarmCode.QUARANTINED, text, provider=witness.name)
 
     def _tell(self, witnesses: Sequence[Witness], agreed: Agreed, suspects: Suspects) -> None:
         """Raise and clear the alarms about single providers."""

@@ -197,8 +197,7 @@ class Opener:
         self, target: Header, heads: Mapping[Provider, Header], known: Membership | None
     ) -> Journal:
         """Read a snapshot below the target, so that its members count as confirmed."""
-        # In the order in which they answered: who is quick is asked for the most.
-        able = [p for p, header in heads.items() if header.block == target.block]
+        able = [p for p in self._panel.providers if p in heads and heads[p].block == target.block]
         source = able[self._turn % len(able)]
         base = target
         if self._depth:

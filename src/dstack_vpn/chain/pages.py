@@ -64,7 +64,8 @@ class SnapshotReader:
             f"the contract at block {block.number}",
         )
         if next_id - 1 > MAX_TOKENS:
-            raise BadAnswerError("page", f"{next_id - 1} tokens; at most {MAX_TOKENS} are believed")
+            problem = f"{next_id - 1} tokens; at most {MAX_TOKENS} are believed"
+            raise BadAnswerError("page", problem)
         try:
             async with asyncio.TaskGroup() as group:
                 pages = [
@@ -111,7 +112,9 @@ class SnapshotReader:
         page: Page = answers.values[self._reader][0]
         if len(page.nodes) != count:
             raise BadAnswerError(
-                "page", f"{len(page.nodes)} tokens from {first} on, where {count} belong"
+                "page",
+                f"{self._reader.name} gave {len(page.nodes)} tokens from {first} on, where {count}"
+                " belong",
             )
         if agreed != page.digest:
             raise BadAnswerError(

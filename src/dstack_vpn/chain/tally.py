@@ -6,7 +6,7 @@ and needs one: whatever a single provider's chain says about a member, at a bloc
 the member's admission, is a suspicion that is acted on at once, until enough others refute it.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from dstack_vpn.chain.journal import Journal, Record
@@ -67,41 +67,45 @@ def supporters(chains: Chains, agreed: Journal) -> set[str]:
 
 
 def suspects(chains: Chains, agreed: Journal) -> Suspects:
-    """What single providers say about members otherwise than the agreed chain does.
+    """What single providers say about members otherwise than the agreed chain does."""
+    return merged(accused(name, chain, agreed) for name, chain in sorted(chains.items()))
 
-    Only about tokens whose admission their block descends from: a provider that is behind, or on a
-    branch that never had a member, removes nobody.
+
+def accused(name: str, chain: Journal, agreed: Journal) -> Suspects:
+    """From whom one provider's chain takes access, at any block since it has anything of its own.
+
+    Also if it gives it back later: to be in again takes as many as to be in. Only tokens whose
+    admission its blocks descend from: a provider that is behind, or on a branch that never had a
+    member, removes nobody.
     """
     found: dict[int, Suspect] = {}
-    for name, chain in sorted(chains.items()):
-        if chain.head.same(agreed.head):
-            continue
-        common = agreed.common(chain)
-        if common is None:
-            continue
-        for token_id, suspect in _accused(name, chain, agreed, common).items():
-            known = found.get(token_id)
-            # Of several that differ the first one named speaks; any one suffices.
-            found[token_id] = (
-                replace(known, providers=(*known.providers, name)) if known else suspect
-            )
-    return found
-
-
-def _accused(name: str, chain: Journal, agreed: Journal, common: Record) -> dict[int, Suspect]:
-    """Whom one chain takes access from, at any block since it has anything of its own.
-
-    Also if it gives it back later: to be in again takes as many as to be in.
-    """
-    found: dict[int, Suspect] = {}
+    common = None if chain.head.same(agreed.head) else agreed.common(chain)
+    if common is None:
+        return found
     for record in _after(chain, common):
         for token_id, theirs in record.step.changes.items():
             ours = agreed.nodes.get(token_id)
             if token_id in found or ours is None or ours.since_block > common.block.number:
                 continue
             if _worse(ours, theirs):
-                number = record.block.number
-                found[token_id] = Suspect(node=theirs, block=number, providers=(name,))
+                block = record.block
+                found[token_id] = Suspect(
+                    node=theirs, block=block.number, hash=block.hash, providers=(name,)
+                )
+    return found
+
+
+def merged(accusations: Iterable[Suspects]) -> Suspects:
+    """Several providers' accusations as one; of those that differ the first one speaks."""
+    found: dict[int, Suspect] = {}
+    for one in accusations:
+        for token_id, suspect in one.items():
+            known = found.get(token_id)
+            found[token_id] = (
+                replace(known, providers=(*known.providers, *suspect.providers))
+                if known
+                else suspect
+            )
     return found
 
 

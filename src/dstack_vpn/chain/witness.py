@@ -21,7 +21,7 @@ from dstack_vpn.chain.kind import Kind, UnprovenError
 from dstack_vpn.chain.panel import Panel
 from dstack_vpn.chain.rpc import Provider
 from dstack_vpn.errors import ChainError, WrongChainError
-from dstack_vpn.mesh.membership import Block, BlockHash, Mark, Tag
+from dstack_vpn.mesh.membership import NO_SUSPECTS, Block, BlockHash, Mark, Suspects, Tag
 
 log = structlog.get_logger()
 
@@ -84,6 +84,10 @@ class Witness:
         """Blocks that it once had and went back from."""
         self.tags: dict[Tag, Mark] = {}
         """The newest block that it calls safe, or finalized."""
+        self.accusations: Suspects = NO_SUSPECTS
+        """What it said last against members, beyond what is agreed on."""
+        self.withdrawn: deque[float] = deque()
+        """Monotonic seconds at which it left a branch on which it had accused somebody."""
         self.quarantined_until: float | None = None
         """Monotonic seconds until which its word alone removes nobody."""
         self.quarantines = 0
@@ -126,6 +130,7 @@ class Witness:
     def quarantine(self, length: float) -> None:
         """Let its word alone remove nobody for so many seconds."""
         self.quarantines += 1
+        self.withdrawn.clear()
         self.quarantined_until = self._now() + length
 
     def quarantined(self, now: float) -> bool:

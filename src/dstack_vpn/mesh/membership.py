@@ -145,6 +145,8 @@ class Suspect:
     """The token as that block has it, None when it was burned."""
     block: int
     """Number of the block that took access away."""
+    hash: BlockHash
+    """And its hash."""
     providers: tuple[str, ...]
     """Who says so: names, sorted."""
 
