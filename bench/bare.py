@@ -6,6 +6,9 @@
     bare.py follow INTERFACE RPC_HOST:PORT CONTRACT REMOVE ADD
         at each log of the contract, pushed over a WebSocket, ask the chain for the contract's
         checkpoint at that block, and give the device REMOVE and ADD (UAPI requests) in turn
+    bare.py poll INTERVAL INTERFACE RPC_HOST:PORT CONTRACT REMOVE ADD
+        the same, but for that it asks over HTTP every INTERVAL seconds whether the contract is in
+        another state than before
     bare.py idle
         an asyncio loop that waits
 
@@ -158,7 +161,33 @@ def follow(interface: str, rpc: str, contract: str, remove: str, add: str) -> No
             pass
         assert "result" in answer, answer
         assert ask(device, changes[0]) == b"errno=0\n\n"
+        print("done", flush=True)
         changes.reverse()
+
+
+def poll(interval: float, interface: str, rpc: str, contract: str, *files: str) -> None:
+    """Act on each change of the contract's state, looked for again and again."""
+    changes = [Path(file).read_bytes() for file in files]
+    device = uapi(interface)
+    assert device is not None, f"{interface} is not there"
+    params = [{"to": contract, "data": CHECKPOINT}, "latest"]
+    call = {"jsonrpc": "2.0", "id": 1, "method": "eth_call", "params": params}
+    body = json.dumps(call)
+    head = f"POST / HTTP/1.1\r\nHost: {rpc}\r\nContent-Type: application/json\r\n"
+    request = f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode()
+    last = b""
+    with socket.create_connection(address_of(rpc)) as chain:
+        while True:
+            chain.sendall(request)
+            answer = chain.recv(1 << 16).rpartition(b"\r\n\r\n")[2]
+            assert b'"result"' in answer, answer
+            if not last:
+                print("following", flush=True)
+            elif answer != last:
+                assert ask(device, changes[0]) == b"errno=0\n\n"
+                changes.reverse()
+            last = answer
+            time.sleep(interval)
 
 
 def idle() -> None:
@@ -178,5 +207,7 @@ if __name__ == "__main__":
             boot(interface, address, rpc, http, config)
         case ["follow", interface, rpc, contract, remove, add]:
             follow(interface, rpc, contract, remove, add)
+        case ["poll", interval, interface, rpc, contract, remove, add]:
+            poll(float(interval), interface, rpc, contract, remove, add)
         case _:
             idle()

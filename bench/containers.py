@@ -9,7 +9,6 @@ import argparse
 import asyncio
 import itertools
 import json
-import statistics
 import sys
 import tempfile
 import time
@@ -17,7 +16,7 @@ import uuid
 from base64 import b64decode
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from bench import RESULTS, ROOT
@@ -51,7 +50,6 @@ class Containers:
     mesh: Mesh
     quick: bool
     files: Path
-    parts: dict[str, list[float]] = field(default_factory=dict)
 
     def rounds(self, full: int) -> range:
         """So many rounds."""
@@ -98,10 +96,11 @@ class Containers:
         except HttpError:
             return False
 
-    def note_parts(self, asked: float) -> None:
+    def note_parts(self, samples: Samples, asked: float) -> None:
         """Note what the last start of node-a was made of, from the engine's and its own stamps.
 
         Args:
+            samples: where to note it.
             asked: when the start was ordered, seconds since 1970.
         """
         node = self.mesh.container("node-a")
@@ -115,7 +114,7 @@ class Containers:
         own = [stamps[e] for e in ("bridge.started", "chain.snapshot", "cycle.applied")]
         steps = itertools.pairwise((asked, started, *own))
         for name, (before, after) in zip(PARTS, steps, strict=True):
-            self.parts.setdefault(name, []).append(max(0.0, after - before))
+            samples.parts.setdefault(name, []).append(max(0.0, after - before))
 
     def memory(self, container: str) -> float:
         """Memory of a container without the page cache, in MB, as the engine tells it."""
@@ -156,7 +155,7 @@ async def container_ready(bench: Containers) -> Samples:
         bench.docker("run", "--rm", "-v", volume, bench.image, "state", "forget")
         asked = time.time()
         samples.values.append(await bench.start(node))
-        bench.note_parts(asked)
+        bench.note_parts(samples, asked)
         say(f"round {number + 1}: {samples.values[-1]:.3g} s, floor {samples.floors[-1]:.3g} s")
     return samples
 
@@ -224,13 +223,7 @@ async def measure(engine: Engine, directory: Path, *, quick: bool) -> list[Resul
     try:
         mesh.deploy("deploy", "--no-keeper")
         bench = Containers(mesh, quick, directory)
-        results = []
-        for entry in ENTRIES:
-            samples = await entry.measure(bench)
-            parts = {n: round(statistics.median(p), 3) for n, p in bench.parts.items()}
-            results.append(Result.of(entry, samples, parts=parts))
-            bench.parts.clear()
-        return results
+        return [Result.of(entry, await entry.measure(bench)) for entry in ENTRIES]
     finally:
         mesh.remove()
 

@@ -1,6 +1,7 @@
 """What an entry is, and what becomes of it."""
 
 import json
+import math
 import statistics
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -11,6 +12,8 @@ from typing import Any, Generic, TypeVar
 from bench.network import Network, build
 from lab.lab import Lab
 
+GROUP = 10  #: rounds between two changes of what is measured
+
 
 @dataclass(slots=True)
 class Samples:
@@ -18,6 +21,7 @@ class Samples:
 
     values: list[float] = field(default_factory=list)
     floors: list[float] = field(default_factory=list)
+    parts: dict[str, list[float]] = field(default_factory=dict)  #: what the values are made of
 
 
 @dataclass(slots=True)
@@ -49,6 +53,10 @@ class Bench:
         value, floor = samples.values[-1], samples.floors[-1]
         self.say(f"round {len(samples.values)}: {value:.3g}, floor {floor:.3g}")
 
+    def groups(self, full: int) -> list[range]:
+        """So many rounds, in groups of an even size: we are measured first, then the floor."""
+        return [range(2)] if self.quick else [range(GROUP)] * (full // GROUP)
+
 
 B = TypeVar("B")
 
@@ -73,24 +81,37 @@ class Result:
     floor: float
     ratio: float  #: value / floor
     n: int
+    p99: float | None = None  #: of the values; None where they are too few
+    floor_p99: float | None = None
     parts: Mapping[str, float] = field(default_factory=dict)  #: what the value is made of; medians
 
     @classmethod
-    def of(
-        cls, entry: Entry[B], samples: Samples, *, parts: Mapping[str, float] | None = None
-    ) -> "Result":
-        """The medians, rounded to what they are worth."""
+    def of(cls, entry: Entry[B], samples: Samples) -> "Result":
+        """The medians and the worst but one in a hundred, rounded to what they are worth."""
         value = round(statistics.median(samples.values), entry.digits)
         floor = round(statistics.median(samples.floors), entry.digits)
-        number = len(samples.values)
-        return cls(entry.name, value, entry.unit, floor, value / floor, number, parts or {})
+        return cls(
+            name=entry.name,
+            value=value,
+            unit=entry.unit,
+            floor=floor,
+            ratio=value / floor,
+            n=len(samples.values),
+            p99=_p99(samples.values, entry.digits),
+            floor_p99=_p99(samples.floors, entry.digits),
+            parts={n: round(statistics.median(p), entry.digits) for n, p in samples.parts.items()},
+        )
 
     def json(self) -> dict[str, Any]:
         """As the file has it."""
-        line = asdict(self)
-        if not self.parts:
-            del line["parts"]
-        return line
+        return {name: value for name, value in asdict(self).items() if value not in (None, {})}
+
+
+def _p99(samples: Sequence[float], digits: int) -> float | None:
+    """The value that one in a hundred exceeds (nearest rank); None of fewer than a hundred."""
+    if len(samples) < 100:
+        return None
+    return round(sorted(samples)[math.ceil(len(samples) * 0.99) - 1], digits)
 
 
 def save(results: Sequence[Result], path: Path) -> str:
@@ -108,5 +129,7 @@ def table(results: Sequence[Result]) -> str:
     lines = [f"{'':26} {'value':>9} {'floor':>9} {'':4} {'ratio':>6} {'n':>4}"]
     for r in results:
         lines.append(f"{r.name:26} {r.value:9g} {r.floor:9g} {r.unit:4} {r.ratio:6.1f} {r.n:4}")
+        if r.p99 is not None and r.floor_p99 is not None:
+            lines.append(f"{'  p99':26} {r.p99:9g} {r.floor_p99:9g} {r.unit}")
         lines += [f"  {name:24} {value:9g} {'':9} {r.unit}" for name, value in r.parts.items()]
     return "\n".join(lines) + "\n"

@@ -8,7 +8,7 @@ happens. All other members are tokens with random keys and without endpoints: no
 import base64
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Address
@@ -28,9 +28,18 @@ from lab.waiting import until
 
 RANGE = IPv4Address("10.213.0.0")  #: the agents' default range; address = range + token
 AGENT, CALLER, GUEST = 1, 2, 3  #: tokens: of host a, of host c, of an absent member that toggles
+POLL_INTERVAL = 0.25  #: seconds, of the agents
 BARE = RANGE + 60_000  #: the bare device is no member of the contract
 PYTHON = (sys.executable, "-I", "-S")
 BARE_PROGRAM = REPOSITORY / "bench/bare.py"
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A block that was made on demand."""
+
+    number: int
+    asked: float  #: when it was ordered (time.monotonic)
 
 
 @dataclass(slots=True)
@@ -50,16 +59,17 @@ class Network:
         """The public key of a token."""
         return self.keys[token - 1]
 
-    async def put_in_block(self, signature: str, token: int) -> float:
-        """Make a block with one transaction; the time at which the block was asked for."""
+    async def put_in_block(self, signature: str, token: int) -> Made:
+        """Make a block with one transaction."""
+        number = (await self.chain.block()).number + 1
         await self.nft.submit(signature, token)
-        return await make_block(self.chain)
+        return Made(number, await make_block(self.chain))
 
-    async def revoke(self, token: int) -> float:
+    async def revoke(self, token: int) -> Made:
         """Revoke a token in a block of its own."""
         return await self.put_in_block("revokeNodeAccess(uint256)", token)
 
-    async def restore(self, token: int) -> float:
+    async def restore(self, token: int) -> Made:
         """Restore a token in a block of its own."""
         return await self.put_in_block("restoreNodeAccess(uint256)", token)
 
@@ -73,7 +83,27 @@ class Network:
         await until(look, "the agent applied the newest block", retry_on=(HttpError,))
 
     @asynccontextmanager
-    async def following(self, remove: bytes, add: bytes) -> AsyncIterator[Process]:
+    async def over(self, scheme: str) -> AsyncIterator[None]:
+        """The agent restarted with its provider at a URL of another kind, such as ``http``."""
+        before = self.agent.environment["RPC_URL"]
+        url = self.chain.url.replace("http", scheme)
+        try:
+            await self._restart(url)
+            yield
+        finally:
+            await self._restart(before)
+
+    async def _restart(self, rpc_url: str) -> None:
+        self.agent.environment["RPC_URL"] = rpc_url
+        await self.agent.stop()
+        await self.agent.start()
+        await self.agent.wait_ready(60)
+        await has_all(self)
+
+    @asynccontextmanager
+    async def following(
+        self, remove: bytes, add: bytes, *, how: Sequence[str] = ("follow",)
+    ) -> AsyncIterator[Process]:
         """The agent held (SIGSTOP), and a bare follower of the contract beside the bare device."""
         names = []
         for name, lines in (("remove", remove), ("add", add)):
@@ -81,7 +111,7 @@ class Network:
             names.append(f"/run/{name}")
         await self.agent.running.pause()
         follower = await self.bare.start(
-            *PYTHON, BARE_PROGRAM, "follow", "wg0", self.chain.url.removeprefix("http://"),
+            *PYTHON, BARE_PROGRAM, *how, "wg0", self.chain.url.removeprefix("http://"),
             self.nft.address, *names, name="follow",
         )  # fmt: skip
         try:
@@ -108,7 +138,7 @@ async def build(lab: Lab, size: int) -> Network:
     endpoint = f"{c.ip4}:{PORT}"
     agent = lab.agent(
         a, "node-1", keys=keys, contract=nft.address, rpc_url=chain.url.replace("http", "ws"),
-        endpoints={"node-2": endpoint}, poll_interval=0.25, sync_interval=30_000,
+        endpoints={"node-2": endpoint}, poll_interval=POLL_INTERVAL, sync_interval=30_000,
         settings={"LOG_LEVEL": "info"},
     )  # fmt: skip
     network = Network(lab, size, chain, nft, agent, b, c, publics)

@@ -7,7 +7,7 @@ from lab.agent import Agent
 from lab.http import HttpError, get
 from lab.process import Process
 
-#: Seconds between two questions.
+#: Seconds between two questions, which take a share of what the node can do.
 PAUSE = 0.005
 PATIENCE = 60.0
 

@@ -5,16 +5,22 @@ from pathlib import Path
 
 import pytest
 from bench import __main__ as bench
-from bench.entry import Entry, Result, Samples
+from bench.entry import Entry, Result, Samples, table
+from bench.watch import applied
 
 from lab.fixtures import need_lab
 
 ENTRIES = (
     "event_to_peer_ms",
+    "event_to_peer_10000_ms",
+    "poll_event_to_peer_ms",
     "revoke_to_last_packet_ms",
     "cold_ready_s",
     "warm_ready_s",
+    "cold_ready_10000_s",
+    "warm_ready_10000_s",
     "agent_rss_mb",
+    "agent_rss_10000_mb",
 )
 
 
@@ -31,9 +37,11 @@ def check(path: Path, names: list[str]) -> None:
     lines = json.loads(path.read_text())
     assert [line["name"] for line in lines] == names
     for line in lines:
-        assert set(line) == {"name", "value", "unit", "floor", "ratio", "n"}
-        assert line["floor"] > 0
-        assert line["value"] > 0
+        assert set(line) - {"parts"} == {"name", "value", "unit", "floor", "ratio", "n"}
+        assert ("parts" in line) == line["name"].startswith("cold_")
+        # In few rounds on a busy machine the chain may tell a bystander last: about 0, or below.
+        assert line["floor"] != 0
+        assert line["value"] != 0
         assert line["ratio"] == line["value"] / line["floor"]
         assert line["unit"] == {"ms": "ms", "s": "s", "mb": "MB"}[line["name"].rpartition("_")[2]]
         assert line["n"] >= 2
@@ -42,7 +50,13 @@ def check(path: Path, names: list[str]) -> None:
 def test_quick_entries(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Real agents are measured against real floors; the file and the JSON printed are the same."""
     need_lab()
-    names = ["event_to_peer_ms", "revoke_to_last_packet_ms", "warm_ready_s"]
+    names = [
+        "event_to_peer_ms",
+        "poll_event_to_peer_ms",
+        "revoke_to_last_packet_ms",
+        "cold_ready_s",
+        "warm_ready_s",
+    ]
     assert bench.main(["--quick", "--json", *reversed(names)]) == 0
     check(results, names)
     told = capsys.readouterr()
@@ -56,10 +70,12 @@ def test_all_entries(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     need_lab()
     assert bench.main(["--quick"]) == 0
     check(results, [entry.name for entry in bench.ENTRIES])
-    table = capsys.readouterr().out.splitlines()
-    assert len(table) == len(bench.ENTRIES) + 1
-    [memory] = [line for line in json.loads(results.read_text()) if line["name"] == "agent_rss_mb"]
-    assert memory["value"] <= 60
+    shown = capsys.readouterr().out.splitlines()
+    told = [line.split()[0] for line in shown[1:] if not line.startswith(" ")]
+    assert told == [entry.name for entry in bench.ENTRIES]
+    values = {line["name"]: line["value"] for line in json.loads(results.read_text())}
+    assert values["agent_rss_mb"] <= 60
+    assert values["agent_rss_10000_mb"] <= 100
 
 
 def test_entries_explain_themselves(capsys: pytest.CaptureFixture[str]) -> None:
@@ -89,3 +105,35 @@ def test_medians() -> None:
     samples = Samples(values=[9.0, 3.0, 4.0], floors=[1.0, 100.0, 2.0])
     result = Result.of(Entry("x_ms", "ms", measure, 1), samples)
     assert result == Result("x_ms", 4.0, "ms", 2.0, 2.0, 3)
+    assert set(result.json()) == {"name", "value", "unit", "floor", "ratio", "n"}
+
+
+def test_the_worst_of_a_hundred() -> None:
+    """Of a hundred samples p99 is what one of them exceeds; parts are medians, like the value."""
+
+    async def measure(_: object) -> Samples:
+        raise AssertionError("not called")
+
+    values = [float(n) for n in range(100, 0, -1)]
+    samples = Samples(values=values, floors=[1.0] * 100, parts={"chain": [3.0, 1.0, 2.0]})
+    result = Result.of(Entry("x_ms", "ms", measure, 1), samples)
+    assert (result.value, result.p99, result.floor_p99) == (50.5, 99.0, 1.0)
+    assert result.parts == {"chain": 2.0}
+    shown = table([result]).splitlines()
+    assert [line.split() for line in shown[1:]] == [
+        ["x_ms", "50.5", "1", "ms", "50.5", "100"],
+        ["p99", "99", "1", "ms"],
+        ["chain", "2", "ms"],
+    ]
+
+
+def test_what_is_printed_is_waited_for_by_its_meaning() -> None:
+    """A line of an agent's log tells of one peer; others, and words of others, do not."""
+    key = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAE="
+    line = '{"event": "cycle.applied", "sentence": "block 7: added node-3; peers: 9"}'
+    assert applied("node-3", key, there=True)(line)
+    assert not applied("node-3", key, there=False)(line)
+    assert not applied("node-4", key, there=True)(line)
+    assert not applied("node-3", key, there=True)("added node-3")
+    gone = '{"event": "cycle.applied", "sentence": "block 8: removed AAAAAAAA (REVOKED: x)"}'
+    assert applied("node-3", key, there=False)(gone)

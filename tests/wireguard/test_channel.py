@@ -121,6 +121,31 @@ async def test_a_silent_device_is_given_up(tmp_path: Path, monkeypatch: pytest.M
             await found.get()
 
 
+async def test_a_slow_device_is_waited_for_while_it_gets_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The limit is on silence: what comes bit by bit may take longer, though not for ever."""
+    monkeypatch.setattr(channel, "TIMEOUT", 0.1)
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\n\n")
+        for piece in pieces:
+            writer.write(piece)
+            await writer.drain()
+            await asyncio.sleep(0.04)
+
+    async with device(tmp_path / "s", answer):
+        pieces = [*[b"x=1\n"] * 5, b"listen_port=7\nerrno=0\n\n"]
+        async with connect("wg0", tmp_path / "s") as found:
+            assert found is not None
+            assert (await found.get()).listen_port == 7
+        pieces = [b"x=1\n"] * 100
+        async with connect("wg0", tmp_path / "s") as found:
+            assert found is not None
+            with pytest.raises(DeviceError, match="did not answer"):
+                await found.get()
+
+
 async def test_nobody_there_is_none(tmp_path: Path) -> None:
     """No socket, and a socket that a dead process left, are the same: nobody."""
     async with connect("wg0", tmp_path / "s") as found:

@@ -270,7 +270,7 @@ def test_an_unchanged_port_and_key_are_never_sent() -> None:
     assert b"private_key" not in request.text
     assert b"listen_port" not in request.text
     nothing = render(DeviceChange(name="wg0", mtu=1280), PRIVATE_KEY)
-    assert (nothing.removals, nothing.settings, nothing.peers) == ((), None, ())
+    assert (list(nothing.removals), nothing.settings, list(nothing.peers)) == ([], None, [])
 
 
 @pytest.mark.parametrize("additions", [0, 1, CHUNK, 3 * CHUNK + 1])

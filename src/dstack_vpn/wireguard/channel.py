@@ -15,7 +15,9 @@ from dstack_vpn.errors import DeviceError, HostError
 from dstack_vpn.wireguard.uapi import END, GET, GetReader, Request, UapiDevice, parse_errno
 
 TIMEOUT = 5.0
-"""Seconds for one exchange."""
+"""Seconds without any progress in an exchange."""
+LONGEST = 6
+"""Times `TIMEOUT` for a whole one: reading a large device takes a busy machine that long."""
 MAX_ANSWER = 64 * 2**20
 """Bytes; 10,000 peers take about 3 MB."""
 PART = 2**16
@@ -74,14 +76,20 @@ class Channel:
     async def _exchange(self, request: bytes) -> AsyncIterator[AsyncIterator[bytes]]:
         """Send a request; what comes back is given as it comes, until nobody wants more."""
         try:
-            async with asyncio.timeout(TIMEOUT), aclosing(self._parts(request)) as parts:
+            async with (
+                asyncio.timeout(LONGEST * TIMEOUT),
+                asyncio.timeout(TIMEOUT) as progress,
+                aclosing(self._parts(request, progress)) as parts,
+            ):
                 yield parts
         except TimeoutError:
             raise DeviceError(f"{self._name} did not answer within {TIMEOUT:g} s") from None
         except OSError as error:
             raise DeviceError(f"{self._name} hung up: {error.strerror}") from None
 
-    async def _parts(self, request: bytes) -> AsyncGenerator[bytes, None]:
+    async def _parts(
+        self, request: bytes, progress: asyncio.Timeout
+    ) -> AsyncGenerator[bytes, None]:
         loop = asyncio.get_running_loop()
         await loop.sock_sendall(self._sock, request)
         size = 0
@@ -90,6 +98,7 @@ class Channel:
             if not part:
                 raise DeviceError(f"{self._name} hung up in the middle of an answer")
             size += len(part)
+            progress.reschedule(loop.time() + TIMEOUT)
             yield part
         raise DeviceError(f"{self._name} answers without end")
 

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_address
 
 from dstack_vpn.mesh.device import (
     AddPeer,
@@ -77,12 +77,13 @@ class Request:
 class Requests:
     """A whole change as requests, in the order in which they are sent.
 
-    Removals stand alone and first, so that no failure of anything else can delay them.
+    Removals stand alone and first, so that no failure of anything else can delay them. Those about
+    peers are written one by one as they are taken: all of a large change would be long work.
     """
 
-    removals: tuple[Request, ...]
+    removals: Iterator[Request]
     settings: Request | None
-    peers: tuple[Request, ...]
+    peers: Iterator[Request]
 
 
 def render(change: DeviceChange, private_key: PrivateKey) -> Requests:
@@ -93,9 +94,9 @@ def render(change: DeviceChange, private_key: PrivateKey) -> Requests:
     removals = [peer for peer in change.peers if isinstance(peer, RemovePeer)]
     others = [peer for peer in change.peers if not isinstance(peer, RemovePeer)]
     return Requests(
-        removals=tuple(map(render_peers, _chunks(removals))),
+        removals=map(render_peers, _chunks(removals)),
         settings=render_settings(change, private_key),
-        peers=tuple(map(render_peers, _chunks(others))),
+        peers=map(render_peers, _chunks(others)),
     )
 
 
@@ -316,10 +317,15 @@ def _public_key(value: str) -> PublicKey:
 # remembered, which also lets all readings share one object.
 
 
+def _network(value: str) -> IpNetwork:
+    # Not ip_network, which tries one family after the other.
+    return IPv6Network(value) if ":" in value else IPv4Network(value)
+
+
 @lru_cache(maxsize=REMEMBERED)
 def _networks(*values: str) -> tuple[IpNetwork, ...]:
     try:
-        return shared(sorted_networks(map(ip_network, values)))
+        return shared(sorted_networks(map(_network, values)))
     except ValueError:
         raise ValueError("the device's answer has an allowed_ip that is no network") from None
 
