@@ -241,10 +241,12 @@ class Applier:
             except DeviceError as error:
                 log.warning("device.change_failed", error=str(error), block=cycle.block)
                 return None
+        # Told before the books are kept: a line of the log is when it was in force.
+        sentence = _tell(cycle, plan, change)
         self._known = replace(known, plan=plan, seen=patched(known.seen, change))
         self._remember(change, now)
         self._resolver.resolve(names.asked, keep=True)
-        return self._applied(cycle, self._known, change)
+        return _applied(cycle, self._known, change, sentence)
 
     # -- everybody
 
@@ -279,7 +281,7 @@ class Applier:
             )
         self._retry_at, self._retry_delay = None, RETRY_FIRST
         self._known = known
-        return self._applied(cycle, known, change)
+        return _applied(cycle, known, change, _tell(cycle, known.plan, change))
 
     async def _bring(
         self, cycle: "_Cycle", has_news: Callable[[], bool]
@@ -364,26 +366,6 @@ class Applier:
             last_error=error,
         )
 
-    # -- both
-
-    def _applied(self, cycle: "_Cycle", known: "_Known", change: DeviceChange) -> Applied:
-        snapshot = cycle.snapshot
-        (wanted,) = known.plan.devices
-        sentence = describe(change, wanted, cycle.block)
-        if sentence:
-            took = round((time.monotonic() - cycle.started) * 1000, 1)
-            log.info("cycle.applied", sentence=sentence, block=cycle.block, ms=took)
-        done = replace(
-            snapshot,
-            device=known.seen,
-            peer_names=wanted.peers,
-            notes=known.plan.notes,
-            applied_block=cycle.block,
-            pending=None,
-            last_sentence=sentence or snapshot.last_sentence,
-        )
-        return Applied(snapshot=done, sentence=sentence, wanted=wanted if change else None)
-
     def _remember(self, change: DeviceChange, now: float) -> None:
         for peer in change.peers:
             if isinstance(peer, AddPeer):
@@ -415,6 +397,30 @@ class _Known:
     """As last read, with what was changed since."""
     own: Decision
     closed: str | None
+
+
+def _tell(cycle: _Cycle, plan: Plan, change: DeviceChange) -> str:
+    """Say in the log what was changed, if anything was; the sentence."""
+    (wanted,) = plan.devices
+    sentence = describe(change, wanted, cycle.block)
+    if sentence:
+        took = round((time.monotonic() - cycle.started) * 1000, 1)
+        log.info("cycle.applied", sentence=sentence, block=cycle.block, ms=took)
+    return sentence
+
+
+def _applied(cycle: _Cycle, known: _Known, change: DeviceChange, sentence: str) -> Applied:
+    (wanted,) = known.plan.devices
+    done = replace(
+        cycle.snapshot,
+        device=known.seen,
+        peer_names=wanted.peers,
+        notes=known.plan.notes,
+        applied_block=cycle.block,
+        pending=None,
+        last_sentence=sentence or cycle.snapshot.last_sentence,
+    )
+    return Applied(snapshot=done, sentence=sentence, wanted=wanted if change else None)
 
 
 class _Names(Mapping[str, Sequence[IpAddress]]):

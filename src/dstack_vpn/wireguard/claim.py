@@ -43,8 +43,7 @@ class Claim:
             HostError: the interface or its socket belongs to somebody else.
             DeviceError: it is there but does not answer.
         """
-        async with self._settled() as channel:
-            exists = link.exists(self.name)
+        async with self._settled() as (channel, owner, exists):
             if channel is None:
                 if exists and self.left_over() is None:
                     raise HostError(
@@ -53,7 +52,7 @@ class Claim:
                     )
                 yield None
             else:
-                await self._require_ours(channel, exists=exists)
+                await self._require_ours(channel, owner, exists=exists)
                 yield channel if exists else None
 
     def left_over(self) -> Process | None:
@@ -87,27 +86,28 @@ class Claim:
         marker.remove(self._marker_path)
 
     @asynccontextmanager
-    async def _settled(self) -> AsyncIterator[Channel | None]:
+    async def _settled(self) -> AsyncIterator[tuple[Channel | None, Process | None, bool]]:
         """Connect when interface and socket agree, or when they had the time to.
 
+        Given are the connection, who is at its other end, and whether there is an interface.
         While a process starts or ends one of them is there without the other for some
         milliseconds. Taken for somebody else's, our own device would then end the agent.
         """
         deadline = time.monotonic() + SETTLE_TIMEOUT
         while True:
             async with connect(self.name, self.socket) as channel:
+                exists, owner = link.exists(self.name), None
                 if channel is None:
-                    settled = not link.exists(self.name) or self.left_over() is not None
+                    settled = not exists or self.left_over() is not None
                 else:
-                    lives = channel.pid == 0 or Process.of(channel.pid) is not None
-                    settled = lives and link.exists(self.name)
+                    owner = Process.of(channel.pid)
+                    settled = exists and (owner is not None or channel.pid == 0)
                 if settled or time.monotonic() > deadline:
-                    yield channel
+                    yield channel, owner, exists
                     return
             await asyncio.sleep(process.POLL)
 
-    async def _require_ours(self, channel: Channel, *, exists: bool) -> None:
-        owner = Process.of(channel.pid)
+    async def _require_ours(self, channel: Channel, owner: Process | None, *, exists: bool) -> None:
         if owner is not None and owner == self._known:
             return
         if owner is not None and not owner.shares_our_network:
