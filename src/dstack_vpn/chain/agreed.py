@@ -53,7 +53,7 @@ class Agreed:
         common = mine.common(source)
         # Every move is to a chain that shares a block with ours: it was followed from there.
         assert common is not None
-        if self.finalized is not None and common.block.number < self.finalized.number:
+        if self.finalized is not None and self._undoes(self.finalized, common, move, source):
             raise FinalityError(
                 f"enough providers left block {self.finalized.number}"
                 f" ({self.finalized.hash[:10]}…), which was final, for a branch that parts at block"
@@ -75,6 +75,19 @@ class Agreed:
         mine.keep_from = move.record.block.number
         mine.replace_after(common, kept, patch)
         return common, len(undone)
+
+    def _undoes(self, final: Mark, common: Record, move: Move, source: Journal) -> bool:
+        """Whether a move leaves the final block, or comes to another one at its height.
+
+        A chain that begins below it, as after a start, has yet to come to it.
+        """
+        if common.block.number >= final.number:
+            return False
+        ours, theirs = self.journal.at(final.number), source.at(final.number)
+        if ours is not None:
+            return True
+        there = theirs is not None and final.number <= move.record.block.number
+        return there and theirs is not None and theirs.block.hash != final.hash
 
 
 def _as_new(

@@ -68,11 +68,8 @@ class Distrust:
                     self._quarantine(witness, witnesses, _WITHDRAWN)
         now = self._now()
         # Who begins anew has not taken back what it said; it is asked again first.
-        suspects = tally.merged(
-            {t: s for t, s in w.accusations.items() if t in journal.nodes}
-            for w in witnesses
-            if not w.quarantined(now)
-        )
+        heard = (w.accusations for w in witnesses if not w.quarantined(now))
+        suspects = tally.merged(heard, journal.nodes)
         self._tell(witnesses, agreed, suspects)
         for witness in witnesses:
             if witness.journal is None:
@@ -92,9 +89,9 @@ class Distrust:
         now = self._now()
         while witness.withdrawn and witness.withdrawn[0] < now - WITHDRAWN_WITHIN:
             witness.withdrawn.popleft()
+        assert witness.journal is not None
         for token_id, suspect in witness.accusations.items():
-            still = accusations.get(token_id)
-            if still is not None and still.hash == suspect.hash:
+            if witness.journal.find(suspect.hash) is not None:
                 continue
             ours = agreed.journal.nodes.get(token_id)
             if agreed.journal.find(suspect.hash) is None and ours is not None and ours.active:

@@ -7,6 +7,7 @@ and the view says why nothing new came.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 
 import structlog
@@ -281,6 +282,7 @@ class Follower:
         before = [(witness, witness.stand) for witness in self._witnesses]
         try:
             opened = await self._opener.open(known)
+            base = opened.journal.head.block.number
             agreed = Agreed(opened.journal, known.finalized if known else None)
             for witness in self._witnesses:
                 witness.rebase(opened.journal)
@@ -305,6 +307,8 @@ class Follower:
                 witness.seen_at = now
         self._agreed = agreed
         self._progress.advanced_at = now
+        # What is above may be of another branch than what counted before.
+        self._progress.go_back(base)
         self._resyncs += opened.read
         self._merge()
         self._steady.set()
@@ -318,21 +322,31 @@ class Follower:
         """
         errors: list[ChainError] = []
 
-        async def follow(witness: Witness, head: Header) -> None:
+        async def follow(witness: Witness) -> None:
             try:
+                head = heads.get(witness.provider) or await self._panel.head_of(witness.provider)
                 await witness.follow(head)
             except ChainError as error:
                 errors.append(error)
+            except WrongChainError as error:
+                errors.append(ChainError(str(error)))
 
+        # When those who answered first do not lead there, the others may.
+        groups = [
+            [w for w in self._witnesses if w.provider in heads],
+            [w for w in self._witnesses if w.provider not in heads],
+        ]
         async with asyncio.TaskGroup() as group:
-            pending = {
-                group.create_task(follow(w, heads[w.provider]), name=w.name)
-                for w in self._witnesses
-                if w.provider in heads
-            }
-            while pending and agreed.head.block.number < target.block.number:
-                _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-                self._move(agreed)
+            pending: set[asyncio.Task[None]] = set()
+            for witnesses in groups:
+                pending |= {group.create_task(follow(w), name=w.name) for w in witnesses}
+                while pending and agreed.head.block.number < target.block.number:
+                    _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                    # Not from in here: it would end as a group. It comes again below.
+                    with contextlib.suppress(FinalityError):
+                        self._move(agreed)
+                if agreed.head.block.number >= target.block.number:
+                    break
             if pending:
                 # The others may know of a removal that enough of them have not heard of yet.
                 _, pending = await asyncio.wait(pending, timeout=GRACE)
@@ -352,7 +366,8 @@ class Follower:
         """Move to where enough witnesses are; the block that was kept and the number undone."""
         chains = self._chains()
         left = {w.name: w.left for w in self._witnesses}
-        move = tally.next_move(self._panel.quorum, chains, agreed.journal, left)
+        quorum, final = self._panel.quorum, agreed.finalized
+        move = tally.next_move(quorum, chains, agreed.journal, left, final)
         if move is None:
             return None
         common, undone = agreed.move(move, chains[move.source])

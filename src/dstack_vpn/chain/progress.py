@@ -8,10 +8,10 @@ another one (then the chain is halted).
 from collections.abc import Collection, Iterable
 
 from dstack_vpn.chain.agreed import Agreed
-from dstack_vpn.chain.journal import Record
+from dstack_vpn.chain.journal import Journal, Record
 from dstack_vpn.chain.quorum import Quorum
 from dstack_vpn.chain.witness import Witness
-from dstack_vpn.mesh.membership import Confirmations, Membership, Tag
+from dstack_vpn.mesh.membership import Confirmations, Mark, Membership, Tag
 
 
 class Progress:
@@ -84,10 +84,22 @@ class Progress:
         level: float | None
         if isinstance(self._confirmations, Tag):
             tag = self._confirmations
+            marks = {w.name: w.tags[tag] for w in witnesses if tag in w.tags}
             level = self._quorum.level(
-                {w.name: w.tags[tag].number for w in witnesses if tag in w.tags}
+                {name: mark.number for name, mark in marks.items() if _holds(mark, agreed.journal)}
             )
         else:
             level = agreed.head.block.number - self._confirmations
         if level is not None and (self.confirmed is None or level > self.confirmed):
             self.confirmed = int(level)
+
+
+def _holds(mark: Mark, journal: Journal) -> bool:
+    """Whether a block is on the agreed chain, as far as that is known.
+
+    It is not where a reorganisation came after it was told.
+    """
+    record = journal.at(mark.number)
+    if record is None:
+        return mark.number < journal.oldest.block.number
+    return record.block.hash == mark.hash

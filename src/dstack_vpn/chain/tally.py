@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from dstack_vpn.chain.journal import Journal, Record
 from dstack_vpn.chain.quorum import Quorum
-from dstack_vpn.mesh.membership import BlockHash, Node, Suspect, Suspects
+from dstack_vpn.mesh.membership import BlockHash, Mark, Node, Nodes, Suspect, Suspects
 
 DISPUTE_DEPTH = 6
 """Blocks. We chose: a provider whose branch the agreed chain left so far behind is not merely early
@@ -34,7 +34,11 @@ class Move:
 
 
 def next_move(
-    quorum: Quorum, chains: Chains, agreed: Journal, left: Mapping[str, Collection[BlockHash]]
+    quorum: Quorum,
+    chains: Chains,
+    agreed: Journal,
+    left: Mapping[str, Collection[BlockHash]],
+    final: Mark | None = None,
 ) -> Move | None:
     """The newest block that enough voters have, if that is another one than the agreed head.
 
@@ -43,6 +47,7 @@ def next_move(
         chains: what each provider shows; who never showed anything is absent.
         agreed: the agreed chain.
         left: blocks that each provider once had and went back from.
+        final: newest block that is final, if any is.
     """
     head = agreed.head
     followers = {n: c for n, c in chains.items() if head.same(c.find(head.block.hash))}
@@ -56,7 +61,14 @@ def next_move(
         for n, c in chains.items()
         if n not in followers and (head.block.hash in left.get(n, ()) or _parted(c, agreed))
     }
-    instead = _newest(quorum, rejecting, above=-1)
+    # That they have an old block in common says nothing against what was final since then, unless
+    # as many have left that too: else one that lies, with one that is early, would have said it.
+    lowest = -1
+    if final is not None and not quorum.enough(
+        [n for n, c in rejecting.items() if _lacks(c, final)]
+    ):
+        lowest = final.number - 1
+    instead = _newest(quorum, rejecting, above=lowest)
     return None if instead is None else Move(*instead, back=True)
 
 
@@ -68,7 +80,8 @@ def supporters(chains: Chains, agreed: Journal) -> set[str]:
 
 def suspects(chains: Chains, agreed: Journal) -> Suspects:
     """What single providers say about members otherwise than the agreed chain does."""
-    return merged(accused(name, chain, agreed) for name, chain in sorted(chains.items()))
+    said = (accused(name, chain, agreed) for name, chain in sorted(chains.items()))
+    return merged(said, agreed.nodes)
 
 
 def accused(name: str, chain: Journal, agreed: Journal) -> Suspects:
@@ -84,10 +97,10 @@ def accused(name: str, chain: Journal, agreed: Journal) -> Suspects:
         return found
     for record in _after(chain, common):
         for token_id, theirs in record.step.changes.items():
-            ours = agreed.nodes.get(token_id)
-            if token_id in found or ours is None or ours.since_block > common.block.number:
+            ours, known = agreed.nodes.get(token_id), found.get(token_id)
+            if ours is None or ours.since_block > common.block.number:
                 continue
-            if _worse(ours, theirs):
+            if _more(ours, known.node if known else ours, theirs):
                 block = record.block
                 found[token_id] = Suspect(
                     node=theirs, block=block.number, hash=block.hash, providers=(name,)
@@ -95,17 +108,22 @@ def accused(name: str, chain: Journal, agreed: Journal) -> Suspects:
     return found
 
 
-def merged(accusations: Iterable[Suspects]) -> Suspects:
-    """Several providers' accusations as one; of those that differ the first one speaks."""
+def merged(accusations: Iterable[Suspects], nodes: Nodes) -> Suspects:
+    """Several providers' accusations of our members as one.
+
+    Any one suffices: who takes more speaks, and of several that take as much the first one.
+    """
     found: dict[int, Suspect] = {}
     for one in accusations:
         for token_id, suspect in one.items():
-            known = found.get(token_id)
-            found[token_id] = (
-                replace(known, providers=(*known.providers, *suspect.providers))
-                if known
-                else suspect
-            )
+            ours, known = nodes.get(token_id), found.get(token_id)
+            if ours is None:
+                continue
+            speaks = suspect
+            if known is not None and not _more(ours, known.node, suspect.node):
+                speaks = known
+            names = known.providers if known is not None else ()
+            found[token_id] = replace(speaks, providers=(*names, *suspect.providers))
     return found
 
 
@@ -249,19 +267,30 @@ def _parted(chain: Journal, agreed: Journal) -> bool:
     return theirs is not None and ours is not None and theirs.block.hash != ours.block.hash
 
 
+def _lacks(chain: Journal, final: Mark) -> bool:
+    """Whether a chain does not have a block, as far as it reaches back."""
+    record = chain.at(final.number)
+    if record is None:
+        return chain.oldest.block.number <= final.number
+    return record.block.hash != final.hash
+
+
 def _after(chain: Journal, common: Record) -> list[Record]:
     record = chain.at(common.block.number)
     assert record is not None
     return chain.after(record)
 
 
-def _worse(ours: Node, theirs: Node | None) -> bool:
-    """Whether a member by our state would not be one, or not as long, by theirs."""
-    if not ours.active:
+def _more(ours: Node, said: Node | None, theirs: Node | None) -> bool:
+    """Whether a state takes more of our member's access than another one that was said already.
+
+    A time that ends earlier takes something, which a revocation after it must not be hidden by.
+    """
+    if said is None or not ours.active or said.access_state != ours.access_state:
         return False
     if theirs is None or theirs.access_state != ours.access_state:
         return True
-    ends, earlier = ours.expires_at, theirs.expires_at
+    ends, earlier = said.expires_at, theirs.expires_at
     return bool(earlier) and (not ends or earlier < ends)
 
 
