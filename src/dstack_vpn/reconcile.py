@@ -339,12 +339,15 @@ class Reconciler:
     async def _persist(self, snapshot: Snapshot, events: tuple[Event, ...], now: float) -> Snapshot:
         """Save what was verified; a disk that is full or gone stops nothing."""
         membership = snapshot.chain.membership if snapshot.chain.verified else None
-        known = self._saved.membership.checkpoint if self._saved else None
+        known = self._saved.membership if self._saved else None
         try:
             if events:
                 await asyncio.to_thread(self._store.record, events, wall_now=time.time())
             if membership is not None and (
-                membership.checkpoint != known or now - self._saved_at >= SAVE_EVERY
+                known is None
+                or (membership.checkpoint, membership.suspects)
+                != (known.checkpoint, known.suspects)
+                or now - self._saved_at >= SAVE_EVERY
             ):
                 wall_now = time.time()
                 await asyncio.to_thread(self._store.save, membership, wall_now=wall_now)

@@ -1,14 +1,22 @@
 """One of three that lies: what it can do, for how long, and what is told of it."""
 
+import contextlib
+
+import msgspec
 import pytest
 
-from chain.local import assert_same, new_key
+from chain.local import assert_same, at, new_key
 from chain.trio import Trio, trio_of
 from dstack_vpn.chain.distrust import MOST_WITHDRAWN, QUARANTINE
+from dstack_vpn.chain.follow import Follower
+from dstack_vpn.chain.providers import open_providers
 from dstack_vpn.chain.tally import DISPUTE_DEPTH
 from dstack_vpn.mesh.access import Verdict
+from dstack_vpn.mesh.membership import Address, Membership
 from dstack_vpn.mesh.snapshot import AlarmCode
+from lab.chain import CHAIN_ID
 from lab.nft import AccessNFT
+from lab.rpcfaults import Drop, Give, Stall
 from lab.rpclag import PinnedHead
 
 LIAR = "127.0.0.3#3"
@@ -111,6 +119,97 @@ async def test_a_removal_that_moves_with_its_branch_is_not_counted(contract: Acc
             await trio.see()
             assert trio.verdict(token) is Verdict.REVOKED
         assert trio.alarm(AlarmCode.QUARANTINED) is None
+
+
+async def test_a_suspicion_outlasts_what_is_kept(contract: AccessNFT) -> None:
+    """Whoever alone goes on for longer than the window, after a reorganisation, is heard on."""
+    async with trio_of(contract) as trio:
+        token = await member(trio)
+        await trio.see(5)
+        for proxy in trio.proxies[1:]:
+            proxy.fault = Drop()
+        await contract.chain.rollback(2)
+        await contract.revoke(token)
+        await trio.see(3)
+        assert trio.verdict(token) is Verdict.SOURCE_DISPUTED
+        for _ in range(28):
+            await contract.chain.mine(10)
+            await trio.follower.poll()
+            assert trio.verdict(token) is Verdict.SOURCE_DISPUTED
+
+
+async def test_a_late_machine_makes_nobody_forget(contract: AccessNFT) -> None:
+    """In a dispute each is asked again; an older head behind the same URL takes nothing back."""
+    async with trio_of(contract, quorum=3, rollback_patience=60.0) as trio:
+        token = await member(trio)
+        number = (await contract.chain.block()).number
+        await trio.forger.blocks(trio.liar, 1)
+        trio.proxies[1].fault = PinnedHead(number)
+        await contract.revoke(token)
+        await trio.follower.poll()
+        assert trio.verdict(token) is Verdict.SOURCE_DISPUTED
+        old = await trio.proxies[0].ask("eth_getBlockByNumber", hex(number), False)
+        trio.proxies[0].fault = Give(
+            "eth_getBlockByNumber", old, where=lambda call: call["params"][0] == "latest"
+        )
+        for _ in range(3):
+            await trio.follower.poll()
+            assert trio.verdict(token) is Verdict.SOURCE_DISPUTED
+
+
+async def test_a_suspicion_of_one_who_fell_silent_ends(contract: AccessNFT) -> None:
+    """Whoever accuses and cannot be asked again is not believed for ever."""
+    async with trio_of(contract) as trio:
+        token = await member(trio)
+        await trio.forger.revoke(trio.liar, token)
+        await trio.follower.poll()
+        assert trio.verdict(token) is Verdict.SOURCE_DISPUTED
+        trio.liar.fault = [*trio.liar.fault, Drop()]
+        await trio.see(DISPUTE_DEPTH + 2)
+        assert trio.verdict(token) is Verdict.ACCESS_GRANTED
+        # It was silent: that is not held against it at once.
+        assert trio.alarm(AlarmCode.QUARANTINED) is None
+
+
+async def test_a_restart_forgets_no_suspicion(contract: AccessNFT) -> None:
+    """Who was out on one provider's word is out after a start, until that one is heard again."""
+    async with trio_of(contract) as trio:
+        token = await member(trio)
+        for proxy in trio.proxies[:2]:
+            proxy.fault = PinnedHead((await contract.chain.block()).number)
+        await contract.revoke(token)
+        await trio.follower.poll()
+        assert trio.verdict(token) is Verdict.SOURCE_DISPUTED
+        saved = trio.follower.view.membership
+        assert saved is not None
+        decoded = msgspec.json.decode(msgspec.json.encode(saved), type=Membership)
+        assert decoded == saved
+        # Providers are known by their names; those of another follower at the same ports too.
+        again = Follower(
+            providers=open_providers(
+                [at(proxy.url, host) for host, proxy in enumerate(trio.proxies, 1)], timeout=0.3
+            ),
+            chain_id=CHAIN_ID,
+            contract=Address(contract.address.lower()),
+            confirmations=0,
+            quorum=2,
+        )
+        async with contextlib.aclosing(again):
+            trio.liar.fault = Stall()
+            await again.start(decoded)
+            assert set(again.view.suspects) == {token}
+            await again.poll()
+            assert set(again.view.suspects) == {token}
+            trio.liar.honest()
+            for proxy in trio.proxies:
+                proxy.honest()
+            for provider in again._panel.providers:
+                provider._end_pause()
+            await again.poll()
+            view = again.view
+            assert view.membership is not None
+            assert view.membership.nodes[token].revoked
+            assert view.suspects == {}
 
 
 async def test_the_quarantine_is_of_all_that_is_one_vote(contract: AccessNFT) -> None:

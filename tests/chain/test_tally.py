@@ -1,5 +1,7 @@
 """What voices amount to: the agreed head moves by many, a member is suspended by one."""
 
+from dataclasses import replace
+
 import pytest
 
 from chain.chains import Built, Changes, granted, revoked
@@ -58,7 +60,7 @@ def test_the_same_block_with_other_members_is_not_the_same_answer() -> None:
     chains["c"].grow(granted(3))
     move = move_of(agreed, chains)
     assert move is not None
-    assert move.source in "ac"
+    assert move.camp == ("a", "c")
 
 
 def test_what_is_agreed_lies_below_where_they_part() -> None:
@@ -254,7 +256,7 @@ def test_a_dispute_shows_both_hashes_and_everybody() -> None:
 def moved(agreed: Agreed, chain: Built) -> tuple[int, int]:
     """Move to a chain's head; the block that was kept, and how many were undone."""
     record = chain.journal.head
-    common, undone = agreed.move(Move(record, "a", back=True), chain.journal)
+    common, undone = agreed.move(Move(record, ("a",), back=True), {"a": chain.journal})
     return common.block.number, undone
 
 
@@ -266,6 +268,21 @@ def test_the_agreed_chain_keeps_the_age_of_access() -> None:
     assert moved(agreed, chain) == (10, 0)
     assert {t: n.since_block for t, n in agreed.journal.nodes.items()} == {1: 10, 2: 12}
     assert agreed.head.same(chain.journal.head)
+
+
+def test_the_age_of_access_is_the_latest_that_any_of_them_tells() -> None:
+    """Where they do not agree on the age as well, one that tells an older one gains nothing."""
+    first, second = Built.at(10), Built.at(10)
+    agreed = Agreed(first.journal.copy())
+    for chain, where in ((first, 1), (second, 3)):
+        for number in range(1, 5):
+            chain.grow(granted(1) if number == where else {})
+    same = first.journal.head.checkpoint
+    head = second.journal.head
+    second.journal._records[-1] = replace(head, step=replace(head.step, checkpoint=same))
+    move = Move(first.journal.head, ("a", "b"), back=False)
+    agreed.move(move, {"a": first.journal, "b": second.journal})
+    assert agreed.journal.nodes[1].since_block == 13
 
 
 def test_what_a_reorganisation_brings_back_is_new() -> None:

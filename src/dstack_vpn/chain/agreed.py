@@ -5,13 +5,18 @@ undone here, and what a reorganisation brings back is as new as the branch that 
 revocation that fell out of the chain is likely to come again.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from dstack_vpn.chain.journal import Journal, Record
-from dstack_vpn.chain.tally import Move
+from dstack_vpn.chain.tally import Chains, Move
 from dstack_vpn.chain.verify import Changes, Step, apply_changes, keep_since
 from dstack_vpn.errors import ChainError
 from dstack_vpn.mesh.membership import Mark, Node, Nodes
+
+
+class PartedError(ChainError):
+    """Enough providers went where their chains and ours have nothing in common."""
 
 
 class FinalityError(ChainError):
@@ -36,23 +41,25 @@ class Agreed:
         """The newest agreed block."""
         return self.journal.head
 
-    def move(self, move: Move, source: Journal) -> tuple[Record, int]:
+    def move(self, move: Move, chains: Chains) -> tuple[Record, int]:
         """Go where enough providers are.
 
         Args:
-            move: where, and on whose chain.
-            source: that chain.
+            move: where.
+            chains: of all providers; those of the move's camp are read.
 
         Returns:
             The newest block that both branches share, and the number of blocks undone.
 
         Raises:
+            PartedError: the camp's chains no longer have a block in common with ours.
             FinalityError: that would undo a final block.
         """
         mine = self.journal
+        source, *others = [chains[name] for name in move.camp]
         common = mine.common(source)
-        # Every move is to a chain that shares a block with ours: it was followed from there.
-        assert common is not None
+        if common is None:
+            raise PartedError("enough providers are where no recent block leads")
         if self.finalized is not None and self._undoes(self.finalized, common, move, source):
             raise FinalityError(
                 f"enough providers left block {self.finalized.number}"
@@ -72,6 +79,7 @@ class Agreed:
             nodes = apply_changes(nodes, changes)
         undone = mine.after(common)
         patch = _as_new(common, undone, kept, before, nodes) if undone else {}
+        patch = {**patch, **_as_others_say(kept, move, others, {**nodes, **patch})}
         mine.keep_from = move.record.block.number
         mine.replace_after(common, kept, patch)
         return common, len(undone)
@@ -106,4 +114,27 @@ def _as_new(
         if new is None or (old is not None and old.access_state == new.access_state):
             continue
         patch[token_id] = replace(new, since_block=max(new.since_block, first))
+    return patch
+
+
+def _as_others_say(
+    steps: list[Step], move: Move, others: list[Journal], nodes: Mapping[int, Node | None]
+) -> dict[int, Node | None]:
+    """What changed, with the latest age that any of the camp gives it.
+
+    They agree on the members at the newest block. Since when they are members is not always part of
+    that, and the steps are of one of them only.
+    """
+    changed = {t for step in steps for t in step.changes}
+    patch: dict[int, Node | None] = {}
+    if not changed:
+        return patch
+    for other in others:
+        record = other.at(move.record.block.number)
+        assert record is not None
+        theirs = other.nodes_at(record)
+        for token_id in changed:
+            ours, said = patch.get(token_id, nodes.get(token_id)), theirs.get(token_id)
+            if ours is not None and said is not None and said.since_block > ours.since_block:
+                patch[token_id] = replace(ours, since_block=said.since_block)
     return patch

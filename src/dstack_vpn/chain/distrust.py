@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dstack_vpn.chain import tally
 from dstack_vpn.chain.agreed import Agreed
 from dstack_vpn.chain.alarms import Alarms
+from dstack_vpn.chain.journal import Journal
 from dstack_vpn.chain.panel import Panel
 from dstack_vpn.chain.witness import Witness
 from dstack_vpn.errors import BadAnswerError
@@ -39,6 +40,8 @@ class Distrust:
         self._alarms = alarms
         self._now = now
         self._partings: Mapping[str, tally.Parting] = {}
+        self._looks: dict[str, int] = {}
+        """By provider that is on a branch of its own: looks at it until that was noticed."""
 
     def review(self, witnesses: Sequence[Witness], agreed: Agreed, before: Suspects) -> Suspects:
         """Look at all witnesses once: bring back who is refuted, and hear the others.
@@ -53,20 +56,27 @@ class Distrust:
         """
         journal = agreed.journal
         refuted: Mapping[str, str] = {}
+        now = self._now()
         if all(w.journal is None or w.journal.head.same(journal.head) for w in witnesses):
             self._partings = {}
         else:
             chains = {w.name: w.journal for w in witnesses if w.journal is not None}
-            self._partings = tally.partings(chains, journal, self._partings)
+            found = tally.partings(chains, journal, self._partings)
+            known = self._partings
+            looks = {w.name: w.looks for w in witnesses}
+            self._looks = {
+                name: self._looks[name] if name in known and name in self._looks else looks[name]
+                for name in found
+            }
+            self._partings = found
             refuted = tally.refuted(self._partings, journal)
         for witness in witnesses:
             if witness.name in refuted:
                 self._refute(witness, refuted[witness.name], agreed, witnesses)
-            elif witness.journal is not None and witness.asked:
-                self._hear(witness, tally.accused(witness.name, witness.journal, journal), agreed)
-                if len(witness.withdrawn) >= MOST_WITHDRAWN:
-                    self._quarantine(witness, witnesses, _WITHDRAWN)
-        now = self._now()
+            elif witness.journal is not None:
+                self._hear(witness, witness.journal, agreed)
+            if len(witness.withdrawn) >= MOST_WITHDRAWN:
+                self._quarantine(witness, witnesses, _WITHDRAWN)
         # Who begins anew has not taken back what it said; it is asked again first.
         heard = (w.accusations for w in witnesses if not w.quarantined(now))
         suspects = tally.merged(heard, journal.nodes)
@@ -74,24 +84,34 @@ class Distrust:
         for witness in witnesses:
             if witness.journal is None:
                 continue
-            witness.journal.keep_from = journal.head.block.number
+            common = journal.common(witness.journal)
+            if common is not None:
+                # What it said since then counts until enough others have said otherwise.
+                witness.journal.keep_from = common.block.number
             # Not before the others are past it: what it said against members must be heard.
             if witness.lost and witness.journal.head.block.number < journal.head.block.number:
                 witness.rebase(journal)
         return before if suspects == before else suspects
 
-    def _hear(self, witness: Witness, accusations: Suspects, agreed: Agreed) -> None:
+    def _hear(self, witness: Witness, chain: Journal, agreed: Agreed) -> None:
         """Take what a provider says now, and note what it no longer says without having been right.
 
         To be refuted takes some blocks on one branch. Whoever leaves its branch before, and tells
         the same on another one, would never be: so it is also counted how often that happens.
         """
-        now = self._now()
+        now, head = self._now(), agreed.head.block.number
         while witness.withdrawn and witness.withdrawn[0] < now - WITHDRAWN_WITHIN:
             witness.withdrawn.popleft()
-        assert witness.journal is not None
+        if not witness.asked or agreed.journal.common(chain) is None:
+            # Not asked since it began anew: what it said stands, but no longer than on a branch.
+            said = [s.block for s in witness.accusations.values()]
+            if said and head >= max(*said, witness.rebased_at) + tally.DISPUTE_DEPTH:
+                witness.accusations = {}
+                witness.withdrawn.append(now)
+            return
+        accusations = tally.accused(witness.name, chain, agreed.journal)
         for token_id, suspect in witness.accusations.items():
-            if witness.journal.find(suspect.hash) is not None:
+            if chain.find(suspect.hash) is not None:
                 continue
             ours = agreed.journal.nodes.get(token_id)
             if agreed.journal.find(suspect.hash) is None and ours is not None and ours.active:
@@ -105,7 +125,12 @@ class Distrust:
         name = witness.name
         assert witness.journal is not None
         if tally.accused(name, witness.journal, agreed.journal):
-            self._quarantine(witness, witnesses, f"enough others refute: {how}")
+            parting = self._partings[name]
+            if parting.theirs == parting.ours or witness.looks > self._looks[name]:
+                self._quarantine(witness, witnesses, f"enough others refute: {how}")
+            else:
+                # It was silent since then, and might have come along.
+                witness.withdrawn.append(self._now())
         text = f"{name} contradicts enough others: {how}"
         self._alarms.sound(AlarmCode.DISAGREEMENT, text, provider=name)
         witness.provider.blame(BadAnswerError("refuted", text))

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 import structlog
 
 from dstack_vpn.chain import tally
-from dstack_vpn.chain.agreed import Agreed, FinalityError
+from dstack_vpn.chain.agreed import Agreed, FinalityError, PartedError
 from dstack_vpn.chain.alarms import Alarms
 from dstack_vpn.chain.checkpoint_kind import CheckpointContract
 from dstack_vpn.chain.distrust import Distrust
@@ -34,6 +34,9 @@ log = structlog.get_logger()
 
 PATIENCE_PER_CONFIRMATION = 12.0
 """Seconds; see `rollback_patience`."""
+
+ARRIVAL = 5.0
+"""Seconds for which looks may be held up by a start anew."""
 
 DEEP_WINDOW = 1024
 """Blocks kept where blocks become final: 34 minutes of Base, where that takes 15 to 20."""
@@ -202,7 +205,7 @@ class Follower:
                 self._note(str(error))
             changed()
             if self._agreed is None:
-                await self._witnesses[0].wait(interval)
+                await asyncio.sleep(interval)
         async with asyncio.TaskGroup() as group:
             for witness in self._witnesses:
                 group.create_task(self._watch(witness, interval, changed), name=witness.name)
@@ -274,29 +277,42 @@ class Follower:
         panel.identity = ChainIdentity(saved.genesis, saved.code_hash)
         self._saved = self._membership = saved
         self._progress.adopt(saved)
+        # Who was out on one provider's word is out until that one, or enough others, are heard.
+        self._suspects = saved.suspects
+        for witness in self._witnesses:
+            witness.accusations = {
+                token: suspect
+                for token, suspect in saved.suspects.items()
+                if witness.name in suspect.providers
+            }
 
     async def _open(self) -> None:
         """Find where the providers are, with what was last known or without, and start there."""
-        self._steady.clear()
         known = self._membership or self._saved
-        before = [(witness, witness.stand) for witness in self._witnesses]
         try:
             opened = await self._opener.open(known)
-            base = opened.journal.head.block.number
-            agreed = Agreed(opened.journal, known.finalized if known else None)
-            for witness in self._witnesses:
-                witness.rebase(opened.journal)
-            await self._arrive(agreed, opened.heads, opened.target)
-        except ChainError:
-            # What they had said stands until something better is known.
-            for witness, stand in before:
-                witness.stand = stand
-            raise
         except WrongChainError as error:
             # Once verified, these are providers gone wrong, not a mistake of the user.
             if self._agreed is None:
                 raise
             raise ChainError(str(error)) from None
+        base = opened.journal.head.block.number
+        agreed = Agreed(opened.journal, known.finalized if known else None)
+        # From here on nobody looks, and for no longer than a moment: removals must not wait.
+        self._steady.clear()
+        before = [(witness, witness.stand) for witness in self._witnesses]
+        try:
+            for witness in self._witnesses:
+                witness.rebase(opened.journal)
+            async with asyncio.timeout(None if self._agreed is None else ARRIVAL):
+                await self._arrive(agreed, opened.heads, opened.target)
+        except (ChainError, TimeoutError) as error:
+            # What they had said stands until something better is known.
+            for witness, stand in before:
+                witness.stand = stand
+            if isinstance(error, ChainError):
+                raise
+            raise ChainError("too few providers could be followed from a new start") from None
         finally:
             if self._agreed is not None:
                 self._steady.set()
@@ -370,7 +386,7 @@ class Follower:
         move = tally.next_move(quorum, chains, agreed.journal, left, final)
         if move is None:
             return None
-        common, undone = agreed.move(move, chains[move.source])
+        common, undone = agreed.move(move, chains)
         return common.block.number, undone
 
     def _merge(self) -> None:
@@ -383,6 +399,12 @@ class Follower:
             moved = self._move(agreed)
         except FinalityError as error:
             self.alarms.sound(AlarmCode.FINALITY, str(error))
+            self._note(str(error))
+            moved = None
+        except PartedError as error:
+            for witness in self._witnesses:
+                if witness.journal and agreed.journal.common(witness.journal) is None:
+                    witness.lost = True
             self._note(str(error))
             moved = None
         supporters = tally.supporters(self._chains(), agreed.journal)
@@ -399,9 +421,9 @@ class Follower:
                 self._deepest_reorg = max(self._deepest_reorg, undone)
                 self._progress.go_back(kept)
                 log.warning("chain.reorg", depth=undone, block=agreed.head.block.number)
+        self._suspects = self._distrust.review(self._witnesses, agreed, self._suspects)
         if before is not agreed.head or self._membership is None or not self._membership_is(agreed):
             self._publish(agreed)
-        self._suspects = self._distrust.review(self._witnesses, agreed, self._suspects)
         if not self._panel.quorum.enough(self._chains().keys()):
             self._attention.set()
         if not self.alarms.has(AlarmCode.FINALITY):
@@ -415,11 +437,12 @@ class Follower:
             and known.block == agreed.head.block
             and known.nodes is agreed.journal.nodes
             and known.finalized == agreed.finalized
+            and known.suspects == self._suspects
         )
 
     def _publish(self, agreed: Agreed) -> None:
         self._membership = self._panel.membership(
-            self._kind.name, agreed.head, agreed.journal.nodes, agreed.finalized
+            self._kind.name, agreed.head, agreed.journal.nodes, agreed.finalized, self._suspects
         )
 
     def _explain(self, agreed: Agreed) -> None:

@@ -151,6 +151,9 @@ class Journal:
         undone = []
         while self._records[-1] is not record:
             undone.append(self._pop())
+        if undone:
+            # Where two chains part must be known as long as they are compared.
+            self.keep_from = min(self.keep_from, record.block.number)
         for step in steps:
             undo = {token_id: nodes.get(token_id) for token_id in step.changes}
             nodes = apply_changes(nodes, step.changes)

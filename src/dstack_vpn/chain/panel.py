@@ -24,7 +24,16 @@ from dstack_vpn.errors import (
     ProviderError,
     WrongChainError,
 )
-from dstack_vpn.mesh.membership import Address, BlockHash, ContractKind, Mark, Membership, Nodes
+from dstack_vpn.mesh.membership import (
+    NO_SUSPECTS,
+    Address,
+    BlockHash,
+    ContractKind,
+    Mark,
+    Membership,
+    Nodes,
+    Suspects,
+)
 
 T = TypeVar("T", bound=Hashable)
 
@@ -287,7 +296,12 @@ class Panel:
         return openings, answers
 
     def membership(
-        self, kind: ContractKind, at: Record, nodes: Nodes, finalized: Mark | None
+        self,
+        kind: ContractKind,
+        at: Record,
+        nodes: Nodes,
+        finalized: Mark | None,
+        suspects: Suspects = NO_SUSPECTS,
     ) -> Membership:
         """The membership at a verified block; after the identity is pinned."""
         assert self.identity is not None
@@ -301,6 +315,7 @@ class Panel:
             nodes=nodes,
             kind=kind,
             finalized=finalized,
+            suspects=dict(suspects),
         )
 
     def _identity_calls(self) -> list[Call[Any]]:

@@ -27,8 +27,8 @@ class Move:
 
     record: Record
     """The new head, as it stands in the journal of `source`."""
-    source: str
-    """A provider whose chain has it."""
+    camp: tuple[str, ...]
+    """The providers whose chain has it with the same members."""
     back: bool
     """Whether the agreed head is left behind: a reorganisation."""
 
@@ -235,8 +235,8 @@ def dispute(quorum: Quorum, chains: Chains, agreed: Journal) -> Dispute | None:
     return Dispute(f"the providers disagree on {what}: {', '.join(parts)}", depth)
 
 
-def _newest(quorum: Quorum, chains: Chains, *, above: int) -> tuple[Record, str] | None:
-    """The newest record that enough of these chains share, and one of them that has it."""
+def _newest(quorum: Quorum, chains: Chains, *, above: int) -> tuple[Record, tuple[str, ...]] | None:
+    """The newest record that enough of these chains share, and those that do."""
     level = quorum.level({name: chain.head.block.number for name, chain in chains.items()})
     if level is None:
         return None
@@ -251,7 +251,7 @@ def _newest(quorum: Quorum, chains: Chains, *, above: int) -> tuple[Record, str]
             if quorum.enough(names):
                 record = chains[names[0]].at(number)
                 assert record is not None
-                return record, names[0]
+                return record, tuple(names)
         if not camps:
             return None
     return None

@@ -45,6 +45,7 @@ class Stand:
     asked: bool
     lost: bool
     error: str | None
+    left: tuple[BlockHash, ...]
 
 
 class Witness:
@@ -74,10 +75,14 @@ class Witness:
         """Its chain; None before it has shown one that follows from what was agreed on."""
         self.seen_at: float | None = None
         """Monotonic seconds of its last usable answer about its newest block."""
+        self.looks = 0
+        """Usable answers about its newest block so far."""
         self.error: str | None = None
         """Why the last look brought nothing, or None."""
         self.asked = False
         """It has been followed since it last began anew."""
+        self.rebased_at = 0
+        """Number of the block from which it last began anew."""
         self.lost = False
         """It went where its journal cannot follow."""
         self.left: deque[BlockHash] = deque(maxlen=4096)
@@ -108,18 +113,21 @@ class Witness:
         return self.journal.head.block if self.journal else None
 
     @property
-    def stand(self) -> "Stand":
+    def stand(self) -> Stand:
         """Where it is, to be set again when beginning anew came to nothing."""
-        return Stand(self.journal, self.asked, self.lost, self.error)
+        return Stand(self.journal, self.asked, self.lost, self.error, tuple(self.left))
 
     @stand.setter
-    def stand(self, stand: "Stand") -> None:
+    def stand(self, stand: Stand) -> None:
         self.journal, self.asked = stand.journal, stand.asked
         self.lost, self.error = stand.lost, stand.error
+        self.left.clear()
+        self.left.extend(stand.left)
 
     def rebase(self, journal: Journal) -> None:
         """Begin anew on a chain that was agreed on."""
         self.journal = journal.copy()
+        self.rebased_at = journal.head.block.number
         self.asked = False
         self.lost = False
         self.error = None
@@ -166,6 +174,7 @@ class Witness:
         self._unproven = 0
         self.lost = False
         self.asked = True
+        self.looks += 1
         self.seen_at = self._now()
         if self.error is not None:
             log.info("chain.provider_back", provider=self.name)
@@ -203,7 +212,12 @@ class Witness:
             else:
                 return journal
         again = agreed.copy()
-        await self._go(again, await self._panel.head_of(self.provider))
+        target = await self._panel.head_of(self.provider)
+        # A machine that is late must not make it forget what another one told.
+        head = journal.head.block
+        if target.block.number < head.number and not await self._was_cut(head, target.block):
+            return journal
+        await self._go(again, target)
         return again
 
     async def _look(self, journal: Journal) -> None:

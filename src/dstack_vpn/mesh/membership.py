@@ -5,7 +5,7 @@ until `access` and `endpoint` have passed them.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
 from typing import NewType
@@ -117,6 +117,26 @@ NO_NODES: Nodes = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Suspect:
+    """What one provider, and not yet enough of them, says about a member."""
+
+    node: Node | None
+    """The token as that block has it, None when it was burned."""
+    block: int
+    """Number of the block that took access away."""
+    hash: BlockHash
+    """And its hash."""
+    providers: tuple[str, ...]
+    """Who says so: names, sorted."""
+
+
+Suspects = Mapping[int, Suspect]
+"""Token id to what a single provider says of it."""
+
+NO_SUSPECTS: Suspects = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Membership:
     """All tokens at the newest block on which the providers agree."""
 
@@ -135,23 +155,6 @@ class Membership:
     kind: ContractKind = ContractKind.CHECKPOINT
     finalized: Mark | None = None
     """Newest block that enough providers called finalized; nothing goes back below it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Suspect:
-    """What one provider, and not yet enough of them, says about a member."""
-
-    node: Node | None
-    """The token as that block has it, None when it was burned."""
-    block: int
-    """Number of the block that took access away."""
-    hash: BlockHash
-    """And its hash."""
-    providers: tuple[str, ...]
-    """Who says so: names, sorted."""
-
-
-Suspects = Mapping[int, Suspect]
-"""Token id to what a single provider says of it."""
-
-NO_SUSPECTS: Suspects = MappingProxyType({})
+    suspects: Suspects = field(default_factory=dict)
+    """What single providers said of them at the same time; kept so that a start does not forget
+    it."""
