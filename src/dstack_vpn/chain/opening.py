@@ -125,17 +125,13 @@ class Opener:
         usable: dict[Provider, Opening] = {}
         errors = dict(answers.errors)
         wrong: dict[Provider, WrongChainError] = {}
-        parted: dict[Provider, str] = {}
+        errors |= self._away(openings, final) if final else {}
         for provider, opening in openings.items():
+            if provider in errors:
+                continue
             if opening.answers is None:
                 usable[provider] = opening
                 continue
-            if final is not None:
-                there: Header | None = opening.answers[-1]
-                if there is None or there.block.hash != final.hash:
-                    shown = f"has {there.block.hash[:10]}…" if there else "has none"
-                    parted[provider] = f"{provider.name} {shown}"
-                    continue
             try:
                 self._kind.check_opening(provider, opening.answers)
             except WrongChainError as error:
@@ -145,7 +141,40 @@ class Opener:
             else:
                 usable[provider] = opening
         quorum = self._panel.quorum
-        if final is not None and quorum.enough({p.name for p in parted}):
+        possible = {p.name for p in self._panel.providers if p not in wrong}
+        if wrong and not quorum.enough(possible):
+            raise next(iter(wrong.values()))
+        errors |= {provider: ChainError(str(why)) for provider, why in wrong.items()}
+        return usable, Answers(answers.values, errors)
+
+    def _away(
+        self, openings: Mapping[Provider, Opening], final: Mark
+    ) -> dict[Provider, ProviderError]:
+        """Who does not have the newest final block in its place, and why.
+
+        Whoever has not come to it yet is late, and has left nothing.
+
+        Raises:
+            ChainError: enough of them left it.
+        """
+        errors: dict[Provider, ProviderError] = {}
+        parted: dict[Provider, str] = {}
+        there: set[str] = set()
+        for provider, opening in openings.items():
+            if opening.answers is None:
+                continue
+            name, newest = provider.name, opening.head.block.number
+            header: Header | None = opening.answers[-1]
+            if header is not None and header.block.hash == final.hash:
+                there.add(name)
+            elif header is None and newest < final.number:
+                problem = f"is at block {newest}, behind block {final.number}, which is final"
+                errors[provider] = ProviderError(name, problem)
+            else:
+                shown = f"has {header.block.hash[:10]}…" if header else "has none"
+                parted[provider] = f"{name} {shown}"
+        quorum = self._panel.quorum
+        if quorum.enough({p.name for p in parted}):
             text = (
                 f"block {final.number} was final as {final.hash[:10]}…, but"
                 f" {', '.join(parted.values())}; nobody is admitted. If that chain is the right"
@@ -153,14 +182,12 @@ class Opener:
             )
             self._alarms.sound(AlarmCode.FINALITY, text)
             raise ChainError(text)
+        if quorum.enough(there):
+            self._alarms.clear(AlarmCode.FINALITY)
         for provider, shown in parted.items():
             problem = f"its chain is not the one that was final: {shown}"
             errors[provider] = ProviderError(provider.name, problem)
-        possible = {p.name for p in self._panel.providers if p not in wrong}
-        if wrong and not quorum.enough(possible):
-            raise next(iter(wrong.values()))
-        errors |= {provider: ChainError(str(why)) for provider, why in wrong.items()}
-        return usable, Answers(answers.values, errors)
+        return errors
 
     async def _allow_shorter(self, head: Block, target: Block) -> None:
         """Return if the chain was really cut; raise while providers may only be behind.

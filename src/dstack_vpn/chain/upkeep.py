@@ -6,7 +6,7 @@ thought of.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import structlog
@@ -16,7 +16,7 @@ from dstack_vpn.chain.agreed import Agreed
 from dstack_vpn.chain.alarms import Alarms
 from dstack_vpn.chain.calls import Call
 from dstack_vpn.chain.header import Header
-from dstack_vpn.chain.journal import Journal
+from dstack_vpn.chain.journal import Journal, Record
 from dstack_vpn.chain.kind import Kind
 from dstack_vpn.chain.panel import Panel
 from dstack_vpn.chain.verify import keep_since
@@ -41,7 +41,7 @@ class Compared:
     """A full compare that was done."""
 
     journal: Journal | None
-    """Where to go on from, when the members differed; None when they did not."""
+    """The agreed chain put right, up to its present head, when the members differed; else None."""
 
 
 class Upkeep:
@@ -139,7 +139,9 @@ class Upkeep:
         self._turn += 1
         found = await self._kind.count_events(provider, first, last)
         self._read_to = last
-        if found != expected:
+        if found == expected:
+            self._alarms.clear(AlarmCode.LOGS_DIFFERED, provider=provider.name)
+        else:
             blocks = sorted(
                 n for n in found.keys() | expected.keys() if found.get(n) != expected.get(n)
             )
@@ -153,6 +155,9 @@ class Upkeep:
 
     async def compare(self, agreed: Agreed) -> Compared | None:
         """Compare all members with the contract at the agreed head, when that is due.
+
+        It takes a while. What was agreed on meanwhile, above all a removal, is put on top of what
+        the contract had; where the agreed chain left that block, it stays due.
 
         Raises:
             ChainError: it could not be done; it stays due.
@@ -180,7 +185,29 @@ class Upkeep:
         self._alarms.sound(
             AlarmCode.MEMBERS_DIFFERED,
             f"a full compare at block {record.block.number} found other tokens than were followed"
-            f" ({tokens}); they were taken from the contract",
+            f" ({tokens}); they are taken from the contract",
         )
         kept: dict[int, Node] = {token: node for token, node in theirs.items() if node is not None}
-        return Compared(journal=Journal(record.block, stated, kept, window=journal.window))
+        mended = Journal(record.block, stated, kept, window=journal.window)
+        if journal.head is record:
+            return Compared(journal=mended)
+        self._compare_at = self._now() + COMPARE_AGAIN
+        if not record.same(journal.find(record.block.hash)):
+            return None
+        _follow_up(mended, record, journal)
+        return Compared(journal=mended)
+
+
+def _follow_up(mended: Journal, record: Record, journal: Journal) -> None:
+    """Put on top of a block that was put right what a journal has after it."""
+    steps, touched = [], set[int]()
+    old, new = record.checkpoint, mended.head.checkpoint
+    for later in journal.after(record):
+        # Where nothing happened, the state is still the one before it.
+        new = new if later.checkpoint == old else later.checkpoint
+        old = later.checkpoint
+        steps.append(replace(later.step, checkpoint=new))
+        touched |= later.undo.keys()
+    # Not only by the steps: as of when somebody has access may have been decided beside them.
+    patch = {token_id: journal.nodes.get(token_id) for token_id in touched}
+    mended.replace_after(mended.head, steps, patch)
