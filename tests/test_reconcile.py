@@ -20,7 +20,7 @@ from dstack_vpn.reconcile import Reconciler
 from dstack_vpn.store import Store
 from dstack_vpn.wireguard.memory import MemoryDevice
 from lab.waiting import until
-from mesh.build import BLOCK, chain_view, key_of, local_node, membership, node, suspect
+from mesh.build import BLOCK, CHAIN_NOW, chain_view, key_of, local_node, membership, node, suspect
 
 OWN = PrivateKey(bytes(31) + b"\x01")
 ME = node(1, key=OWN.public.raw)
@@ -206,6 +206,19 @@ async def test_news_at_the_start_is_what_differs_from_the_last_run(bench: Bench)
         ("revoked", 3),
         ("granted", 4),
     ]
+
+
+async def test_who_expired_in_a_standstill_stays_out_when_all_is_read_anew(bench: Bench) -> None:
+    """A new start at the same head says nothing new about the time."""
+    loop = bench.loop()
+    tokens = [ME, node(2, expires_at=CHAIN_NOW + 100)]
+    bench.chain.show(tokens)
+    await loop.cycle()
+    assert bench.peers == [2]
+    loop._clock = replace(loop._clock, offset=loop._clock.offset + 100)
+    bench.chain.show([*tokens, node(3)], resyncs=2)
+    await loop.cycle()
+    assert bench.peers == [3]
 
 
 async def test_a_chain_that_stands_still_closes_when_it_is_told_to(bench: Bench) -> None:

@@ -20,6 +20,7 @@ from dstack_vpn.config import Settings
 from dstack_vpn.errors import StoreError
 from dstack_vpn.mesh.access import Verdict
 from dstack_vpn.mesh.chaintime import (
+    UNVERIFIED_BRANCH,
     ChainClock,
     ChainState,
     Closing,
@@ -41,9 +42,6 @@ log = structlog.get_logger()
 
 SAVE_EVERY = 60.0
 """Seconds after which an unchanged membership is saved again, for its age."""
-
-_SAVED_BRANCH = -2
-"""A branch that no verified membership is on, so that the first one sets the clock anew."""
 
 
 class ChainSource(Protocol):
@@ -234,14 +232,14 @@ class Reconciler:
     def _observe(self, now: float) -> ChainView:
         view = self._source.view
         if view.verified and view.membership is not None:
-            branch = view.reorgs + view.resyncs
-            self._clock = self._clock.see(view.membership, branch=branch, now=now)
+            self._clock = self._clock.see(view.membership, branch=view.reorgs, now=now)
             return view
         if self._saved is None:
             return view
         # The chain is away at the start: what the last run verified is held, by its age.
         held = self._saved.membership
-        self._clock = self._clock.see(held, branch=_SAVED_BRANCH, now=now - self._saved_age(now))
+        saw = now - self._saved_age(now)
+        self._clock = self._clock.see(held, branch=UNVERIFIED_BRANCH, now=saw)
         return replace(view, membership=held)
 
     def _judge(

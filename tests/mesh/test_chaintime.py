@@ -1,10 +1,20 @@
 """Chain time, and what a chain that is away or stands still leads to, on monotonic seconds."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dstack_vpn.mesh.chaintime import ChainClock, chain_state, clock_skew, closing, turns_at
+from dstack_vpn.mesh.chaintime import (
+    UNVERIFIED_BRANCH,
+    ChainClock,
+    chain_state,
+    clock_skew,
+    closing,
+    turns_at,
+)
+from dstack_vpn.mesh.membership import BlockHash, Membership
 from dstack_vpn.mesh.snapshot import ChainView
 from mesh.build import BLOCK, CHAIN_NOW, NOW, chain_view, membership
 
@@ -38,8 +48,29 @@ def test_seeing_one_block_twice_changes_nothing() -> None:
 def test_reorganisation_may_set_it_back() -> None:
     """On another branch chain time is what that branch says."""
     clock = ChainClock().see(membership(), branch=0, now=NOW)
-    other = membership(timestamp=CHAIN_NOW - 100)
-    assert clock.see(other, branch=1, now=NOW).at(NOW) == CHAIN_NOW - 100
+    assert clock.see(elsewhere(), branch=1, now=NOW).at(NOW) == CHAIN_NOW - 100
+    # Also where all was read anew, and no reorganisation was seen.
+    assert clock.see(elsewhere(), branch=0, now=NOW).at(NOW) == CHAIN_NOW - 100
+
+
+@pytest.mark.parametrize("branch", [0, 1])
+def test_reading_anew_does_not_set_it_back(branch: int) -> None:
+    """Who expired while the chain stood still stays out, whatever leads to the same block again."""
+    clock = ChainClock().see(membership(), branch=0, now=NOW)
+    again = clock.see(membership(), branch=branch, now=NOW + 3600)
+    assert again.at(NOW + 3600) == CHAIN_NOW + 3600
+
+
+def test_what_nobody_confirmed_sets_no_time() -> None:
+    """The age of what is on the disk is by a clock that may be wrong: the first answer decides."""
+    clock = ChainClock().see(membership(), branch=UNVERIFIED_BRANCH, now=NOW - 1e9)
+    assert clock.see(membership(), branch=0, now=NOW).at(NOW) == CHAIN_NOW
+
+
+def elsewhere() -> Membership:
+    """A membership at a block of the same height on another branch, 100 s older."""
+    made = membership(timestamp=CHAIN_NOW - 100)
+    return replace(made, block=replace(made.block, hash=BlockHash("0x" + "ee" * 32)))
 
 
 steps = st.lists(

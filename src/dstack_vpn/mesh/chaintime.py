@@ -7,24 +7,28 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Self
 
-from dstack_vpn.mesh.membership import Membership
+from dstack_vpn.mesh.membership import BlockHash, Membership
 from dstack_vpn.mesh.snapshot import ChainView
 
 # We chose. By the time that it is this old, a head says little about the time.
 NEW_HEAD = 60.0
+
+UNVERIFIED_BRANCH = -2
+"""A branch that no verified membership is on, so that the first one sets the clock anew."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChainClock:
     """Chain time as the newest agreed timestamp plus the time that went by since.
 
-    It never runs backward while the chain only grows (blocks arrive with jitter, and a node that
-    expired must not flicker); a reorganisation may set it back.
+    It never runs backward while the chain only grows or stands still (blocks arrive with jitter,
+    and a node that expired must not flicker); a block of another branch may set it back.
     """
 
     offset: float = 0.0
     """Chain time less monotonic time, seconds."""
     block: int = -1
+    hash: BlockHash | None = None
     branch: int = -1
 
     def see(self, membership: Membership, *, branch: int, now: float) -> Self:
@@ -32,15 +36,20 @@ class ChainClock:
 
         Args:
             membership: the newest one.
-            branch: a number that changes with each reorganisation.
+            branch: a number that changes with each reorganisation; UNVERIFIED_BRANCH for a
+                membership that nobody has confirmed yet, whose age is by a clock that may be wrong.
             now: monotonic seconds.
         """
-        if (membership.block.number, branch) == (self.block, self.branch):
+        block = membership.block
+        if (block.hash, branch) == (self.hash, self.branch):
             return self
-        offset = membership.block.timestamp - now
-        if branch == self.branch:
+        offset = block.timestamp - now
+        # Read anew, however that came about, a block is no other one than it was.
+        same = block.hash == self.hash
+        grown = branch == self.branch and block.number > self.block
+        if UNVERIFIED_BRANCH not in (branch, self.branch) and (same or grown):
             offset = max(offset, self.offset)
-        return type(self)(offset=offset, block=membership.block.number, branch=branch)
+        return type(self)(offset=offset, block=block.number, hash=block.hash, branch=branch)
 
     def at(self, now: float) -> float:
         """Chain time at a monotonic time, seconds since 1970."""
