@@ -486,23 +486,6 @@ async def _until_news(has_news: Callable[[], bool]) -> AsyncIterator[None]:
         raise
 
 
-ConfigurationWriter = Callable[[WantedDevice, Membership], None]
-"""Writes the wg-quick text of a device; may raise OSError. Runs in a worker thread."""
-
-
-async def write_configuration(
-    writer: ConfigurationWriter, applied: Applied, membership: Membership
-) -> Snapshot:
-    """Write the device down after a change; a full disk is told and stops nothing."""
-    if applied.wanted is None:
-        return applied.snapshot
-    try:
-        await asyncio.to_thread(writer, applied.wanted, membership)
-    except OSError as error:
-        return note_disk_error(applied.snapshot, f"{error.filename}: {error.strerror}")
-    return applied.snapshot
-
-
 def note_disk_error(snapshot: Snapshot, error: str) -> Snapshot:
     """The snapshot with an error of the disk counted and told."""
     log.error("disk.failed", error=error)

@@ -15,7 +15,7 @@ from typing import Protocol
 
 import structlog
 
-from dstack_vpn.applier import Applier, ConfigurationWriter, note_disk_error, write_configuration
+from dstack_vpn.applier import Applier, note_disk_error
 from dstack_vpn.config import Settings
 from dstack_vpn.errors import StoreError
 from dstack_vpn.mesh.access import Verdict
@@ -37,6 +37,7 @@ from dstack_vpn.mesh.snapshot import ChainView, Snapshot
 from dstack_vpn.resolve import Resolver
 from dstack_vpn.store import Saved, Store
 from dstack_vpn.wireguard.backend import Backend
+from dstack_vpn.wireguard.confkeeper import ConfigurationWriter, ConfKeeper
 
 log = structlog.get_logger()
 
@@ -87,7 +88,7 @@ class Reconciler:
         self._settings = settings
         self._source = source
         self._store = store
-        self._write_conf = write_conf
+        self._conf = ConfKeeper(write_conf, self._disk_failed)
         self._publish = publish
         self._saved = store.load()
         self._saved_at = -SAVE_EVERY
@@ -100,6 +101,8 @@ class Reconciler:
         # it was told.
         self._news: frozenset[int] = frozenset()
         self._behind = True
+        self._begun = source.view
+        self._disk_error: str | None = None
         self._asked = asyncio.Event()
         self._wake = asyncio.Event()
         self._cycling = asyncio.Lock()
@@ -109,6 +112,7 @@ class Reconciler:
             device=device,
             resolver=self._resolver,
             sync_interval=settings.sync_interval,
+            has_news=self._has_news,
         )
         if self._saved:
             # At the start, news is what differs from what the last run left.
@@ -145,6 +149,7 @@ class Reconciler:
             group.create_task(self._resolver.run(), name="resolve")
             group.create_task(self._follow(), name="follow")
             group.create_task(self._reconcile(), name="reconcile")
+            group.create_task(self._conf.run(), name="configuration")
 
     async def _follow(self) -> None:
         saved = self._saved.membership if self._saved else None
@@ -175,6 +180,21 @@ class Reconciler:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(within):
                 await self._cycling.acquire()
+                await self._conf.flush()
+
+    def _disk_failed(self, error: str) -> None:
+        # Noted by the next cycle: the one under way is about to replace the snapshot.
+        self._disk_error = error
+        self._wake.set()
+
+    def _has_news(self) -> bool:
+        """Whether other members are told of than those that the cycle under way began with."""
+        begun, view = self._begun, self._source.view
+        if view.membership is None or begun.membership is None:
+            return False
+        return (
+            view.membership.nodes is not begun.membership.nodes or view.suspects != begun.suspects
+        )
 
     def _resolved(self) -> None:
         self._applier.request_compare()
@@ -206,6 +226,10 @@ class Reconciler:
         now = _now()
         old = self.snapshot
         snapshot = replace(old, cycle=old.cycle + 1, chain=self._observe(now))
+        self._begun = snapshot.chain
+        if self._disk_error is not None:
+            snapshot = note_disk_error(snapshot, self._disk_error)
+            self._disk_error = None
         snapshot, events = self._judge(snapshot, old, now)
         sentence = ""
         membership, own = snapshot.chain.membership, snapshot.own
@@ -215,7 +239,9 @@ class Reconciler:
                     snapshot, membership, own, now=now, changed=self._changed(old, snapshot)
                 )
                 self._news, self._behind = frozenset(), applied.snapshot.pending is not None
-                snapshot = await write_configuration(self._write_conf, applied, membership)
+                snapshot = applied.snapshot
+                if applied.wanted is not None:
+                    self._conf.put(applied.wanted, membership)
                 sentence = applied.sentence
                 events += _applied_events(membership, sentence)
             elif snapshot.pending is None:

@@ -50,7 +50,7 @@ def test_honest_logs_are_proved() -> None:
         history = history_after(history, change.revision, 7, change.node)
     stated = Checkpoint(revision=4, history=history, member_count=0)
     after = apply_changes({}, step.changes)
-    check_proof(step.checkpoint, after, stated)
+    check_proof(step.checkpoint, stated)
     assert after == {1: node(1, revoked=True, since_block=7)}
 
 
@@ -128,7 +128,7 @@ def state() -> tuple[Checkpoint, Nodes, Checkpoint, list[Change]]:
 def attempt(row: list[dict[str, Any]]) -> None:
     before, nodes, stated, _ = state()
     step = fold(HERE.block, before, nodes, parse_logs(row, HERE, CONTRACT))
-    check_proof(step.checkpoint, apply_changes(nodes, step.changes), stated)
+    check_proof(step.checkpoint, stated)
 
 
 def test_the_unaltered_block_is_proved() -> None:
@@ -188,7 +188,7 @@ def test_the_count_of_members_is_checked_by_itself() -> None:
     step = fold(HERE.block, before, nodes, parse_logs(logs(*changes), HERE, CONTRACT))
     wrong = Checkpoint(revision=5, history=stated.history, member_count=3)
     with pytest.raises(BadAnswerError) as caught:
-        check_proof(step.checkpoint, apply_changes(nodes, step.changes), wrong)
+        check_proof(step.checkpoint, wrong)
     assert caught.value.check == "member-count"
 
 

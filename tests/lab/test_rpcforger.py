@@ -83,7 +83,7 @@ async def followed(provider: Provider, base: Header) -> tuple[Header, Nodes]:
         step = fold(header.block, stated, nodes, changes)
         stated, nodes, known = step.checkpoint, apply_changes(nodes, step.changes), header
     at_head, listed = await snapshot(provider, head)
-    check_proof(stated, nodes, at_head)
+    check_proof(stated, at_head)
     assert {i: replace(node, since_block=0) for i, node in nodes.items()} == listed
     return head, listed
 

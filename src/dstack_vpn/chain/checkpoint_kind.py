@@ -135,7 +135,7 @@ class CheckpointContract:
                 step = fold(header.block, checkpoint, nodes, changes)
                 checkpoint, nodes = step.checkpoint, apply_changes(nodes, step.changes)
                 steps.append(step)
-            check_proof(checkpoint, nodes, stated)
+            check_proof(checkpoint, stated)
         except BadAnswerError as error:
             problem = str(error).removeprefix(f"{error.check}: ")
             unproven = UnprovenError(error.check, f"by {provider.name}, {problem}")
