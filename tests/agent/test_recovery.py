@@ -26,9 +26,10 @@ async def wireguard_pid(agent: Agent) -> int:
     return int(found.out.split()[0])
 
 
-async def interfaces(agent: Agent) -> str:
-    """The interfaces of the node's host."""
-    return (await agent.host.run("ip", "-brief", "link")).out
+async def interfaces(agent: Agent) -> set[str]:
+    """The names of the interfaces of the node's host."""
+    lines = (await agent.host.run("ip", "-brief", "link")).out.splitlines()
+    return {line.split()[0].partition("@")[0] for line in lines}
 
 
 async def test_a_killed_agent_leaves_its_device_and_adopts_it_again(mesh: Mesh) -> None:

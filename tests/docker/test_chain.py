@@ -159,9 +159,9 @@ async def test_it_survives_kills(lab: Lab) -> None:
         enough, before = len(hashes) + chance.randrange(40, 200), chain.saved()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(make_blocks(chain, hashes))
-            await until(partial(_has, hashes, enough), "there are more blocks")
+            await until(partial(_has, hashes, enough), "there are more blocks", within=120)
             # On a quick machine all of them are made before the first look for a new one.
-            await until(lambda: chain.saved() > before, "it is saved")  # noqa: B023
+            await until(lambda: chain.saved() > before, "it is saved", within=60)  # noqa: B023
             saved = chain.saved()
             await chain.host.kill()
         # What a kill in the middle of saving leaves behind.
