@@ -203,6 +203,19 @@ def test_only_a_chain_with_regular_blocks_halts(network: Network) -> None:
     assert load_settings(values).halt_close_after == 0
 
 
+def test_polls_come_twice_before_it_is_dark() -> None:
+    """One that fails makes nothing dark; both settings are named, whichever was set."""
+    assert load_settings(LOCAL | {"POLL_INTERVAL": "30"}).poll_interval == 30
+    for values in ({"POLL_INTERVAL": "30.5"}, {"POLL_INTERVAL": "5", "DARK_AFTER": "9"}):
+        error = refusal(LOCAL | values)
+        assert error.setting == "POLL_INTERVAL"
+        assert "DARK_AFTER is" in str(error)
+        assert "accepted: at most half of DARK_AFTER" in str(error)
+    base = BASE | {"RPC_URL": f"{A},{B}"}
+    assert load_settings(base | {"DARK_AFTER": "4"}).dark_after == 4
+    assert str(refusal(base | {"DARK_AFTER": "3"})).startswith("POLL_INTERVAL")
+
+
 def test_confirmations_are_a_number_or_a_tag() -> None:
     """Blocks on top of an admission, or what its block must be called."""
     assert load_settings(LOCAL | {"CONFIRMATIONS": "7"}).confirmations == 7

@@ -239,6 +239,7 @@ def _complete(draft: _Draft, values: Mapping[str, str]) -> None:
     draft.put("start_block", _start_block, "network", "contract_kind", "start_block")
     for name in ("confirmations", "poll_interval"):
         draft.put(name, _or(attrgetter(name)), name, "network")
+    draft.put("dark_after", _dark_after, "network", "poll_interval", "dark_after")
     draft.put("halt_close_after", _halt_close_after, "network", "halt_close_after")
     draft.put("contract_wait", _contract_wait, "network", "contract_wait")
     draft.put("sync_interval", lambda milliseconds: milliseconds / 1000, "sync_interval")
@@ -276,6 +277,18 @@ def _start_block(network: Network, kind: ContractKind, block: int | None) -> int
             f"the number of the block in which the contract was made on {network.name}",
         )
     return block or 0
+
+
+def _dark_after(_network: Network, poll_interval: float, seconds: float) -> float:
+    # Otherwise one poll that fails, or none at all, would make it dark again and again.
+    if 2 * poll_interval > seconds:
+        raise SettingError(
+            "POLL_INTERVAL",
+            f"is {poll_interval:g}, but DARK_AFTER is {seconds:g}, so that the chain would count as"
+            " dark between two polls",
+            f"at most half of DARK_AFTER, which is {seconds / 2:g}, or a longer DARK_AFTER",
+        )
+    return seconds
 
 
 def _halt_close_after(network: Network, seconds: float) -> float:
