@@ -414,6 +414,22 @@ async def test_what_is_known_spares_its_history(keeping: Followed) -> None:
     assert nodes[kept + 1].active
 
 
+async def test_the_log_is_kept_for_another_try_and_no_longer(plain: Followed) -> None:
+    """A start that fails later on reads nothing twice; after the first compare it is forgotten."""
+    await plain.contract.mint("a", new_key(), to=ANN)
+    await plain.follow()
+    block, kind = plain.journal.head.block, kind_of(plain.contract)
+
+    async def snapshot() -> int:
+        plain.proxy.forget()
+        await kind.snapshot(plain.panel(), block, plain.provider, None)
+        return plain.proxy.methods["eth_getLogs"]
+
+    assert [bool(await snapshot()) for _ in range(2)] == [True, False]
+    await kind.compare(plain.panel(), block, plain.provider, plain.membership())
+    assert await snapshot()
+
+
 async def test_what_is_known_of_another_branch_is_not_used(keeping: Followed) -> None:
     """Nor of a block that is not there yet, nor of another kind of contract."""
     await keeping.contract.mint("a", new_key(), to=ANN)

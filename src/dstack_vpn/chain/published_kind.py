@@ -79,6 +79,7 @@ class PublishedContract:
         self._start = start_block
         self._chunk = chunk
         self._histories: dict[Provider, LogHistory] = {}
+        """What was read of the logs, for as long as a start may have to be tried again."""
 
     def opening_calls(self, saved: Membership | None) -> list[Call[Any]]:
         """Ask nothing: no single answer shows that what is saved is right."""
@@ -192,7 +193,6 @@ class PublishedContract:
             return await self._read_all(provider, block, known)
 
         nodes = await _agree(panel, read, f"the tokens at block {block.number}")
-        self._histories = {p: h for p, h in self._histories.items() if p in panel.providers}
         return self._summarize({node.token_id: node for node in nodes})
 
     async def _check_start(self, panel: Panel) -> None:
@@ -257,6 +257,8 @@ class PublishedContract:
             return tuple(nodes.values())
 
         agreed = await _agree(panel, read, f"the tokens at block {block.number}")
+        # Tokens are followed by now, and a later start goes on from what is known of them.
+        self._histories.clear()
         return self._summarize({node.token_id: node for node in agreed})
 
     async def count_events(self, provider: Provider, first: int, last: int) -> dict[int, int]:
