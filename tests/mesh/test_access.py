@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dstack_vpn.mesh.access import Verdict, find, is_node_id, judge, judge_self, next_expiry
+from dstack_vpn.mesh.access import Verdict, find, is_node_id, judge, judge_self
 from dstack_vpn.mesh.membership import ZERO_KEY, Node
 from mesh.build import BLOCK, BUYER, CHAIN_NOW, decide, key_of, membership, node, suspect
 
@@ -338,14 +338,3 @@ def test_judge_self() -> None:
     assert key_of(9).text in other.reason
     assert judge_self(decisions, "node-2", key_of(9)).verdict is Verdict.REVOKED
     assert judge_self(decisions, "node-3", key_of(1)).verdict is Verdict.NODE_NOT_FOUND
-
-
-def test_next_expiry() -> None:
-    """The next moment at which a verdict changes by itself is the nearest end that is to come."""
-    ends = (0, CHAIN_NOW - 5, CHAIN_NOW, CHAIN_NOW + 9, CHAIN_NOW + 7)
-    tokens = membership(node(i, expires_at=end) for i, end in enumerate(ends, 1))
-    assert next_expiry(tokens, chain_now=CHAIN_NOW) == CHAIN_NOW + 7
-    assert next_expiry(tokens, chain_now=CHAIN_NOW + 7) == CHAIN_NOW + 9
-    assert next_expiry(tokens, chain_now=CHAIN_NOW + 9) is None
-    told = {1: suspect(node(1, expires_at=CHAIN_NOW + 3)), 99: suspect(node(99, expires_at=1))}
-    assert next_expiry(tokens, chain_now=CHAIN_NOW, suspects=told) == CHAIN_NOW + 3

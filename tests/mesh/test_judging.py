@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dstack_vpn.mesh.access import Decision, Verdict, judge, judge_self, next_expiry
+from dstack_vpn.mesh.access import Decision, Verdict, judge, judge_self
 from dstack_vpn.mesh.events import membership_events
 from dstack_vpn.mesh.judging import Judge, Judgement
 from dstack_vpn.mesh.membership import ZERO_KEY, Node, Suspect
@@ -95,9 +95,9 @@ def test_is_what_a_judgement_from_nothing_comes_to(first: list[Node], steps: lis
         new = {d.token_id: d for d in expected}
         assert got.decisions == new
         assert got.own == judge_self(expected, NAME, KEY)
-        assert got.next_end == next_expiry(
-            members, chain_now=facts["chain_now"], suspects=facts["suspects"]
-        )
+        told = [s.node for i, s in facts["suspects"].items() if s.node and i in nodes]
+        ends = [n.expires_at for n in (*nodes.values(), *told)]
+        assert got.next_end == min((e for e in ends if e > facts["chain_now"]), default=None)
         assert got.changed == {
             i
             for i in was.keys() | nodes.keys()

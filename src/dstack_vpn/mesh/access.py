@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
-from itertools import chain
 
 from dstack_vpn.mesh.addresses import MAX_TOKEN_ID
 from dstack_vpn.mesh.keys import PublicKey
@@ -249,13 +248,3 @@ def judge_self(decisions: Iterable[Decision], node_id: str, key: PublicKey) -> D
         verdict=Verdict.PUBLIC_KEY_MISMATCH,
         reason=f"token {own.token_id} carries the key {own.key}, but this node's key is {key}",
     )
-
-
-def next_expiry(
-    membership: Membership, *, chain_now: float, suspects: Suspects = NO_SUSPECTS
-) -> int | None:
-    """The next chain time at which a verdict may change by itself, or None."""
-    nodes = membership.nodes
-    told = (s.node for token, s in suspects.items() if s.node is not None and token in nodes)
-    ends = (n.expires_at for n in chain(nodes.values(), told) if n.expires_at > chain_now)
-    return min(ends, default=None)
