@@ -12,11 +12,9 @@ way: then the whole answer is refused, and the message names the type.
 """
 
 from collections.abc import Collection, Sequence
-from functools import partial
 from itertools import groupby
 from typing import Any, TypeAlias
 
-from dstack_vpn.chain.calls import Call
 from dstack_vpn.chain.header import (
     Header,
     number_bytes,
@@ -43,20 +41,6 @@ Log: TypeAlias = dict[str, Any]
 
 _Content: TypeAlias = tuple[bytes, list[bytes], bytes]
 """Address, topics and data of a log: what is hashed of it."""
-
-
-def block_receipts(
-    address: Address, header: Header, events: Collection[bytes] = ()
-) -> Call[list[Log]]:
-    """The logs of a contract in a block, proved by the receipts of all its transactions.
-
-    Args:
-        address: the contract.
-        header: the block.
-        events: first topics of the wanted logs; none are all logs of the contract.
-    """
-    parse = partial(parse_receipts, header=header, contract=address, events=events)
-    return Call("eth_getBlockReceipts", (header.block.hash,), parse)
 
 
 def parse_receipts(
@@ -89,37 +73,6 @@ def parse_receipts(
         count += len(logs)
     if ordered_root(encoded) != header.receipts_root:
         raise BadAnswerError("receipts-root", "receipts that do not fit the header")
-    return found
-
-
-def check_logs(given: object, proved: Sequence[Log]) -> None:
-    """Check an answer of ``eth_getLogs`` against what the block's receipts proved.
-
-    Raises:
-        BadAnswerError: a log was omitted, added or altered; the first of them is named.
-    """
-    if not isinstance(given, list):
-        raise BadAnswerError("logs", "an answer that is not a list of logs")
-    expected, found = _by_index(proved), _by_index(given)
-    for index in sorted(expected.keys() | found.keys()):
-        if index not in found:
-            raise BadAnswerError("receipts", f"log {index} of the block was omitted")
-        if index not in expected:
-            raise BadAnswerError("receipts", f"log {index} was added to those of the block")
-        if found[index] != expected[index]:
-            raise BadAnswerError("receipts", f"log {index} of the block was altered")
-
-
-def _by_index(logs: Sequence[object]) -> dict[int, tuple[bytes, _Content]]:
-    """The logs, each with the hash of its block."""
-    found: dict[int, tuple[bytes, _Content]] = {}
-    for log in logs:
-        if not isinstance(log, dict):
-            raise BadAnswerError("logs", "a log that is not an object")
-        index = parse_quantity(log.get("logIndex"))
-        if index in found:
-            raise BadAnswerError("receipts", f"log {index} comes twice")
-        found[index] = (parse_bytes(log.get("blockHash"), 32), _parse_content(log))
     return found
 
 
