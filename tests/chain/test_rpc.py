@@ -2,10 +2,15 @@
 
 import asyncio
 import contextlib
+import itertools
 import json
 import logging
+import operator
+import random
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+from typing import Any
 
 import pytest
 from websockets.asyncio.client import connect
@@ -13,8 +18,9 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
 from chain.local import assert_same, following, new_key, ws
-from dstack_vpn.chain import calls, rpc_http, rpc_socket
+from dstack_vpn.chain import calls, jsonrpc, rpc_http, rpc_socket
 from dstack_vpn.chain.jsonrpc import RATE_LIMITS
+from dstack_vpn.chain.panel import Panel
 from dstack_vpn.chain.providers import open_providers
 from dstack_vpn.chain.rpc import Provider
 from dstack_vpn.errors import BadAnswerError, ChainError, ProviderError, SettingError
@@ -147,8 +153,69 @@ async def test_an_endless_answer_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> 
     """At the limit, not when memory ends."""
     monkeypatch.setattr(rpc_http, "MAX_ANSWER", 2 * 1024 * 1024)
     async with serve_raw(endless) as url, provider_at(url, within=20.0) as provider:
-        with pytest.raises(ProviderError, match="an answer of more than 2 MB"):
+        with pytest.raises(ProviderError, match="more than 2 MB to eth_getCode"):
+            await provider.batch([calls.code(Address("0x" + "00" * 20))])
+        provider._not_before = 0.0
+        with pytest.raises(ProviderError, match="more than 192 kB to eth_chainId"):
             await provider.batch([calls.chain_id()])
+
+
+HEAVY = b'{"id":1,"result":[' + b"[]," * 10_000_000 + b"[]]}"
+"""30 MB; more than 700 MB once it is decoded."""
+
+
+@pytest.mark.parametrize("scheme", ["http", "ws"])
+@pytest.mark.parametrize("call", [calls.chain_id(), calls.code(Address("0x" + "00" * 20))])
+async def test_a_heavy_answer_is_refused_undecoded(
+    scheme: str, call: calls.Call[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither memory nor time goes to what cannot be the answer, and the limit is named."""
+    decoded: list[int] = []
+    decode = jsonrpc._one_or_many.decode
+
+    class Counting:
+        def decode(self, text: bytes | str) -> object:
+            decoded.append(len(text))
+            return decode(text)
+
+    monkeypatch.setattr(jsonrpc, "_one_or_many", Counting())
+
+    async def act(socket: ServerConnection) -> None:
+        await say(socket, HEAVY.decode())
+
+    server = serve_http(await answering(ok(HEAVY))) if scheme == "http" else serve_socket(act)
+    words = rf"^127\.0\.0\.1#1: an answer of more than .* to .*{call.method}"
+    async with server as url, provider_at(url, within=20.0) as provider:
+        with pytest.raises(ProviderError, match=words):
+            await provider.batch([call])
+    assert sum(decoded) < 1000
+
+
+async def test_an_answer_nobody_waits_for_any_more_is_no_fault() -> None:
+    """On a socket it may be large and late; what was asked meanwhile is answered all the same."""
+    late = asyncio.Event()
+
+    async def act(socket: ServerConnection) -> None:
+        held: list[int] = []
+        async for text in socket:
+            request = json.loads(text)
+            if request["method"] == "eth_getCode":
+                held.append(request["id"])
+                late.set()
+            elif request["method"] == "eth_chainId":
+                await socket.send(reply("0x" + "ab" * 2**20, number=held.pop()).decode())
+                await socket.send(reply("0x1", number=request["id"]).decode())
+
+    code = calls.code(Address("0x" + "00" * 20))
+    async with serve_socket(act) as url, provider_at(url) as provider:
+        async with asyncio.TaskGroup() as group:
+            asked = group.create_task(provider.batch([code]))
+            await late.wait()
+            asked.cancel()
+        assert await provider.batch([calls.chain_id()]) == (1,)
+        assert provider.status.failures == 0
+        assert isinstance(provider, rpc_socket.SocketProvider)
+        assert provider._unanswered == {}
 
 
 async def drip(writer: asyncio.StreamWriter, _body: bytes) -> None:
@@ -173,6 +240,84 @@ async def test_a_slow_answer_is_cut_off(
         with pytest.raises(ProviderError, match=r"no answer within 0\.3 s") as caught:
             await provider.batch([calls.chain_id()])
         assert_no_secret(caught.value, provider)
+
+
+async def test_no_cancelled_question_keeps_a_connection() -> None:
+    """Whenever those are given up who are not waited for: all connections come free again."""
+
+    async def soon(writer: asyncio.StreamWriter, body: bytes) -> None:
+        await asyncio.sleep(random.random() * 0.002)
+        writer.write(ok(reply("0x1", number=json.loads(body)["id"])))
+
+    async with serve_raw(soon) as url:
+        port = url.rpartition(":")[2]
+        urls = [f"http://127.0.0.1:{port}", f"http://localhost:{port}"]
+        providers = open_providers([*urls, urls[0] + "/3"], timeout=2.0)
+        panel = Panel(
+            providers,
+            chain_id=1,
+            contract=Address("0x" + "11" * 20),
+            voters=["a", "b", "c"],
+            needed=2,
+        )
+        plan = {provider: [calls.chain_id()] for provider in providers}
+        for _ in range(150):
+            assert (await panel.settle(plan, lambda _, value: value[0], "it"))[0] == 1
+        for steps in [*range(40)] * 10:
+            async with asyncio.TaskGroup() as group:
+                asked = group.create_task(providers[0].batch([calls.chain_id()]))
+                for _ in range(steps):
+                    await asyncio.sleep(0)
+                asked.cancel()
+        for provider in providers:
+            assert isinstance(provider, rpc_http.HttpProvider)
+            first = provider._pool
+            assert await provider.batch([calls.chain_id()]) == (1,)
+            exchanges = provider._exchanges
+            await until(partial(operator.not_, exchanges), "what was given up has ended")
+            assert all(connection.is_idle() for connection in first.connections)
+            assert provider._free._value == 4
+            assert provider.status.failures == 0
+            await provider.aclose()
+
+
+async def drip_headers(writer: asyncio.StreamWriter, _body: bytes) -> None:
+    """Never come to the end of the headers."""
+    writer.write(b"HTTP/1.1 200 OK\r\n")
+    for number in itertools.count():
+        writer.write(b"X-%d: y\r\n" % number)
+        await writer.drain()
+        await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("write", [drip, drip_headers, never])
+async def test_what_hangs_ends_by_itself(
+    write: Callable[[asyncio.StreamWriter, bytes], Awaitable[None]],
+) -> None:
+    """Four hanging answers, given up at once or at their time, are no reason not to ask again."""
+    hanging, taken = True, 0
+
+    async def act(writer: asyncio.StreamWriter, body: bytes) -> None:
+        nonlocal taken
+        taken += 1
+        if hanging:
+            await write(writer, body)
+        writer.write(ok(reply("0x1", number=json.loads(body)["id"])))
+
+    async with serve_raw(act) as url, provider_at(url, within=0.3) as provider:
+        assert isinstance(provider, rpc_http.HttpProvider)
+        first = provider._pool
+        async with asyncio.TaskGroup() as group:
+            asked = [group.create_task(provider.batch([calls.chain_id()])) for _ in range(6)]
+            await until(lambda: taken == 4, "all connections are in use")
+            for task in asked:
+                task.cancel()
+        hanging = False
+        await until(lambda: not provider._exchanges, "they end")
+        assert provider._pool is not first
+        assert first.connections == []
+        assert provider._uses.total() == 0
+        assert await provider.batch([calls.chain_id()]) == (1,)
 
 
 @pytest.mark.parametrize("scheme", ["http", "ws"])

@@ -155,7 +155,7 @@ BROKEN: dict[str, tuple[Fault, str, str]] = {
     "an answer that breaks off": (Truncate(), "not HTTP", "broke"),
     "garbage": (Garbage(), "not JSON-RPC", "broke"),
     "null": (Garbage(data=b"null"), "not JSON-RPC", "not JSON-RPC"),
-    "deep nesting": (Garbage(data=DEEP), "not JSON-RPC", "not JSON-RPC"),
+    "deep nesting": (Garbage(data=DEEP), "JSON values", "JSON values"),
     "endless": (Endless(), "an answer of more than", "broke"),
     "dropped": (Drop("eth_chainId"), "not HTTP", "broke"),
 }

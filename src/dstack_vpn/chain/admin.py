@@ -13,11 +13,13 @@ from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import httpcore
 import msgspec
 
 from dstack_vpn.chain.calls import Call, Refusal
 from dstack_vpn.chain.checksum import to_checksum
 from dstack_vpn.chain.header import parse_bytes, parse_quantity
+from dstack_vpn.chain.jsonrpc import Request
 from dstack_vpn.chain.keccak import keccak256
 from dstack_vpn.chain.revert import abi_decode, explain_revert
 from dstack_vpn.chain.rpc_http import HttpProvider
@@ -75,8 +77,10 @@ class AdminProvider(HttpProvider):
         (answer,) = await self.batch([Call(method, params, parse, may_fail=True)])
         return answer  # type: ignore[no-any-return]
 
-    async def _post(self, body: bytes) -> bytes:
-        answer = await super()._post(body)
+    async def _exchanged(
+        self, pool: httpcore.AsyncConnectionPool, requests: Sequence[Request]
+    ) -> bytes:
+        answer = await super()._exchanged(pool, requests)
         self.revert_data = _revert_data(answer)
         return answer
 

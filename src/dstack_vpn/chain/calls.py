@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 
 from dstack_vpn.chain import contract as abi
 from dstack_vpn.chain.header import Header, parse_bytes, parse_header, parse_quantity
+from dstack_vpn.chain.jsonrpc import KB, MB, MOST, SMALL, Bound
 from dstack_vpn.chain.keccak import keccak256
 from dstack_vpn.chain.verify import parse_logs
 from dstack_vpn.errors import BadAnswerError
@@ -21,6 +22,15 @@ T = TypeVar("T")
 
 At = str | dict[str, object]
 """How a call names its block."""
+
+NUMBER = Bound(64 * KB, 100)
+CODE = Bound(MOST.size, 100)
+"""One text, whose cost is its length."""
+VIEW = Bound(MB, 100)
+PAGE = Bound(4 * MB, 100)
+BLOCK_LOGS = Bound(8 * MB, 250_000)
+RANGE_LOGS = RECEIPTS = MOST
+"""How large answers may be. An honest log has 40 bytes and more for each value in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +50,8 @@ class Call(Generic[T]):
     parse: Callable[[object], T]
     may_fail: bool = False
     """An error answer becomes a `Refusal` in place of the result, instead of an exception."""
+    bound: Bound = SMALL
+    """How large the result may be; what is larger is not decoded."""
 
 
 def optional(call: Call[T]) -> Call[T]:
@@ -60,12 +72,12 @@ def lenient(call: Call[T]) -> Call[T | Refusal]:
         except BadAnswerError as error:
             return Refusal(0, str(error))
 
-    return Call(call.method, call.params, parse, may_fail=True)
+    return Call(call.method, call.params, parse, may_fail=True, bound=call.bound)
 
 
 def chain_id() -> Call[int]:
     """The chain's EIP-155 id."""
-    return Call("eth_chainId", (), parse_quantity)
+    return Call("eth_chainId", (), parse_quantity, bound=NUMBER)
 
 
 def latest() -> Call[Header]:
@@ -94,7 +106,7 @@ def tagged(tag: Tag) -> Call[Header]:
 
 def code(address: Address) -> Call[bytes]:
     """The contract's code at the head; empty when there is none."""
-    return Call("eth_getCode", (address, "latest"), parse_bytes)
+    return Call("eth_getCode", (address, "latest"), parse_bytes, bound=CODE)
 
 
 def at_hash(block: Block) -> At:
@@ -102,10 +114,12 @@ def at_hash(block: Block) -> At:
     return {"blockHash": block.hash, "requireCanonical": True}
 
 
-def read(address: Address, data: bytes, at: At, parse: Callable[[bytes], T]) -> Call[T]:
+def read(
+    address: Address, data: bytes, at: At, parse: Callable[[bytes], T], bound: Bound = VIEW
+) -> Call[T]:
     """A view of the contract."""
     transaction = {"to": address, "data": "0x" + data.hex()}
-    return Call("eth_call", (transaction, at), lambda value: parse(parse_bytes(value)))
+    return Call("eth_call", (transaction, at), lambda value: parse(parse_bytes(value)), bound=bound)
 
 
 def latest_checkpoint(address: Address) -> Call[bytes]:
@@ -158,7 +172,7 @@ def page(address: Address, block: Block, first: int, limit: int) -> Call[Page]:
             raise BadAnswerError("page", f"{len(nodes)} nodes where at most {limit} belong")
         return Page(tuple(nodes), keccak256(data))
 
-    return read(address, abi.call_get_nodes(first, limit), at_hash(block), parse)
+    return read(address, abi.call_get_nodes(first, limit), at_hash(block), parse, PAGE)
 
 
 def page_digest(address: Address, at: At, first: int, limit: int) -> Call[bytes]:
@@ -198,7 +212,7 @@ def change_counts(address: Address, first: int, last: int) -> Call[dict[int, int
             counts[number] = counts.get(number, 0) + 1
         return counts
 
-    return Call("eth_getLogs", (query,), parse)
+    return Call("eth_getLogs", (query,), parse, bound=RANGE_LOGS)
 
 
 def logs(address: Address, header: Header) -> Call[list[abi.NodeChanged]]:
@@ -209,4 +223,4 @@ def logs(address: Address, header: Header) -> Call[list[abi.NodeChanged]]:
         "topics": ["0x" + abi.NODE_CHANGED.hex()],
     }
     parse: Callable[[object], Any] = partial(parse_logs, header=header, contract=address)
-    return Call("eth_getLogs", (query,), parse)
+    return Call("eth_getLogs", (query,), parse, bound=BLOCK_LOGS)

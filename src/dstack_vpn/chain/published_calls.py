@@ -114,14 +114,14 @@ def logs_in(address: Address, header: Header) -> Call[list[Log]]:
     """The contract's logs in a block."""
     query = {"blockHash": header.block.hash, "address": address}
     parse: Any = partial(parse_logs, header=header, contract=address)
-    return Call("eth_getLogs", (query,), parse)
+    return Call("eth_getLogs", (query,), parse, bound=calls.BLOCK_LOGS)
 
 
 def logs_between(address: Address, first: int, last: int) -> Call[list[Log]]:
     """The contract's logs in a range of blocks; numbers, since what is `latest` may differ."""
     query = {"fromBlock": hex(first), "toBlock": hex(last), "address": address}
     parse: Any = partial(parse_range, first=first, last=last, contract=address)
-    return Call("eth_getLogs", (query,), parse)
+    return Call("eth_getLogs", (query,), parse, bound=calls.RANGE_LOGS)
 
 
 def proved_logs(address: Address, header: Header) -> Call[list[Log]]:
@@ -131,7 +131,7 @@ def proved_logs(address: Address, header: Header) -> Call[list[Log]]:
         proved = parse_receipts(value, header, address)
         return parse_logs(proved, header=header, contract=address)
 
-    return Call("eth_getBlockReceipts", (header.block.hash,), parse)
+    return Call("eth_getBlockReceipts", (header.block.hash,), parse, bound=calls.RECEIPTS)
 
 
 def access_of(address: Address, token_id: int, block: Block) -> Call[Access]:

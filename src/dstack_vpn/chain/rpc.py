@@ -21,7 +21,7 @@ from dstack_vpn.errors import BadAnswerError, ChainError, ProviderError
 from dstack_vpn.mesh.snapshot import ProviderStatus, Subscription
 
 MAX_ANSWER = 32 * 1024 * 1024
-"""Bytes of one answer; the largest honest one, a page of 500 nodes with long texts, has 1 MB."""
+"""Bytes of one message, whatever was asked; most calls have a lower bound of their own."""
 
 MAX_BATCH = 50
 """Calls in one HTTP request; some providers refuse more than 100."""
@@ -131,7 +131,9 @@ class Provider(ABC):
         for call in calls:
             self._last_id += 1
             self._requests[call.method] += 1
-            requests.append(Request(id=self._last_id, method=call.method, params=call.params))
+            requests.append(
+                Request(id=self._last_id, method=call.method, params=call.params, bound=call.bound)
+            )
         replies = await self._exchange(requests)
         return [replies[request.id] for request in requests]
 
@@ -160,7 +162,7 @@ class Provider(ABC):
 
         Raises:
             ProviderError: there is none.
-            MessageError: it is malformed.
+            MessageError: it is malformed, or larger than any answer to that can be.
         """
 
     @abstractmethod

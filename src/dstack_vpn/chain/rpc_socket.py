@@ -26,6 +26,8 @@ from dstack_vpn.chain.jsonrpc import (
     MessageError,
     Reply,
     Request,
+    bound_of,
+    check_size,
     decode_messages,
     decode_value,
     encode,
@@ -52,8 +54,11 @@ RENEW_EVERY = 60.0
 LONGEST_RENEW = 960.0
 """Seconds between connections made anew because of that: doubled while none of them tells."""
 
-_SUBSCRIBE_ID = 0
-"""Requests count from 1."""
+_SUBSCRIBE = Request(id=0, method="eth_subscribe", params=("newHeads",))
+"""Other requests count from 1."""
+
+_MOST_GIVEN_UP = 200
+"""Requests that nobody waits for any more, whose answers may come yet."""
 
 # The library logs the request line, and with it the path of the URL, at level DEBUG.
 _silent = logging.getLogger("dstack_vpn.chain.socket.silent")
@@ -74,6 +79,8 @@ class SocketProvider(Provider):
         self._connects = 0
         self._problem = "not connected yet"
         self._waiting: dict[int, asyncio.Future[Reply]] = {}
+        self._unanswered: dict[int, Request] = {}
+        """What was asked on this connection: an answer nobody waits for any more may be large."""
         self._told: msgspec.Raw | None = None
         self._subscribed = False
         self._untold = 0
@@ -113,7 +120,7 @@ class SocketProvider(Provider):
         if told is None:
             return None
         try:
-            params = decode_value(told)
+            params = decode_value(told, _SUBSCRIBE)
             return parse_header(params["result"]) if isinstance(params, dict) else None
         except (BadAnswerError, MessageError, KeyError):
             # Not every server tells whole headers; it was a wake-up all the same.
@@ -130,6 +137,10 @@ class SocketProvider(Provider):
         loop = asyncio.get_running_loop()
         futures = {request.id: loop.create_future() for request in requests}
         self._waiting |= futures
+        self._unanswered |= {request.id: request for request in requests}
+        given_up = [number for number in self._unanswered if number not in self._waiting]
+        for number in given_up[:-_MOST_GIVEN_UP]:
+            del self._unanswered[number]
         try:
             # As one batch: small answers one by one would wait for each other's acknowledgement
             # where a server leaves Nagle's algorithm on (measured: 40 ms).
@@ -186,12 +197,14 @@ class SocketProvider(Provider):
         self._problem = "the connection broke"
         self._end_pause()
         self._tried.set()
-        subscribe = Request(id=_SUBSCRIBE_ID, method="eth_subscribe", params=("newHeads",))
-        self._requests[subscribe.method] += 1
-        await socket.send(encode([subscribe]), text=True)
+        self._unanswered = {}
+        self._requests[_SUBSCRIBE.method] += 1
+        await socket.send(encode([_SUBSCRIBE]), text=True)
         # What happened while it was away is learned by asking.
         self.on_wake()
         async for text in socket:
+            may_come = [*self._unanswered.values(), _SUBSCRIBE]
+            check_size(text, bound_of(may_come), may_come)
             for message in decode_messages(text):
                 self._take(message)
 
@@ -202,20 +215,22 @@ class SocketProvider(Provider):
             self._hear()
             self.on_wake()
             return
-        if type(message.id) is int and message.id == _SUBSCRIBE_ID:
+        if type(message.id) is int and message.id == _SUBSCRIBE.id:
             self._subscribed = message.error is None
             return
+        request = None
         if message.id is None:
             # An error that names no request is about a whole batch; nobody knows which.
             answered = list(self._waiting.values()) if message.error is not None else []
         else:
-            known = type(message.id) is int and message.id in self._waiting
+            request = self._unanswered.pop(message.id, None) if type(message.id) is int else None
+            known = request is not None and message.id in self._waiting
             answered = [self._waiting[message.id]] if known else []
         for future in answered:
             if future.done():
                 continue
             try:
-                future.set_result(reply_of(message))
+                future.set_result(reply_of(message, request or _SUBSCRIBE))
             except MessageError as error:
                 future.set_exception(error)
 
