@@ -7,7 +7,7 @@ vote. Time is virtual: `clock.now += 60` lets a minute pass for the follower, an
 import contextlib
 import itertools
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +62,9 @@ class Scene:
 
     @property
     def membership(self) -> Membership:
-        """Of the view."""
+        """What is agreed on, without what single providers say beside it."""
         assert self.view.membership is not None
-        return self.view.membership
+        return replace(self.view.membership, suspects={})
 
     def name(self) -> str:
         """A node id that nothing has had."""

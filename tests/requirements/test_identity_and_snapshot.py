@@ -10,6 +10,7 @@ import pytest
 from chain.local import assert_same, following, local_chain, new_key, seen_by
 from chain.samples import word
 from dstack_vpn.chain import checkpoint_kind, pages
+from dstack_vpn.chain.rpc_http import HttpProvider
 from dstack_vpn.errors import ChainError, WrongChainError
 from dstack_vpn.mesh.membership import BlockHash, Membership
 from dstack_vpn.mesh.snapshot import AlarmCode
@@ -185,6 +186,11 @@ async def test_requirement_02_a_reorganisation_begins_a_snapshot_anew(
             assert not s.view.verified
             read = blocks_of(s.proxies[0])
             assert read
+            # Requests that nobody waits for any more go on to their end.
+            running = [
+                p._exchanges for p in follower._panel.providers if isinstance(p, HttpProvider)
+            ]
+            await until(lambda: not any(running), "no request is under way")
             for proxy in s.proxies:
                 proxy.forget()
             await s.arrive()
