@@ -21,6 +21,7 @@ TESTED_BY = {
     "chain/alarms.py": "chain/test_distrust.py",
     # The parts of the follower and its providers are tested through it.
     "chain/advance.py": "chain/test_follow.py",
+    "chain/arrival.py": "chain/test_follow_quorum.py",
     "chain/calls.py": "chain/test_follow.py",
     "chain/checkpoint_kind.py": "chain/test_follow.py",
     "chain/opening.py": "chain/test_follow.py",

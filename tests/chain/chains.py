@@ -7,8 +7,9 @@ from eth_utils.crypto import keccak
 
 from chain.samples import block, node
 from dstack_vpn.chain.journal import Journal
+from dstack_vpn.chain.tally import Chains, accused, merged
 from dstack_vpn.chain.verify import Step, keep_since
-from dstack_vpn.mesh.membership import Checkpoint, Node
+from dstack_vpn.mesh.membership import Checkpoint, Node, Suspects
 
 Changes = dict[int, Node | None]
 
@@ -73,3 +74,9 @@ def revoked(token_id: int, **more: Any) -> Changes:
 def granted(token_id: int, **more: Any) -> Changes:
     """The grant of a token."""
     return {token_id: node(token_id, **more)}
+
+
+def suspects(chains: Chains, agreed: Journal) -> Suspects:
+    """What all of these chains say against members of the agreed one."""
+    said = (accused(name, chain, agreed) for name, chain in sorted(chains.items()))
+    return merged(said, agreed.nodes)

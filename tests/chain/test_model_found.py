@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from chain.chains import Built, revoked
+from chain.chains import Built, revoked, suspects
 from chain.local import new_key
 from chain.model_world import Plan, Stage, Step
 from chain.samples import node
 from chain.test_tally import THREE, journals, trio
 from chain.trio import trio_of
-from dstack_vpn.chain.tally import next_move, suspects
+from dstack_vpn.chain.tally import next_move
 from dstack_vpn.mesh.access import judge
 from dstack_vpn.mesh.membership import Mark, Tag
 from lab.nft import AccessNFT

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field, replace
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
-from chain.chains import Built, Changes
+from chain.chains import Built, Changes, suspects
 from chain.samples import node
 from dstack_vpn.chain.agreed import Agreed
 from dstack_vpn.chain.journal import Journal, Record
 from dstack_vpn.chain.quorum import Quorum
-from dstack_vpn.chain.tally import next_move, suspects
+from dstack_vpn.chain.tally import next_move
 from dstack_vpn.mesh.access import judge
 from dstack_vpn.mesh.membership import Address, BlockHash, Mark, Membership, Node, Nodes
 

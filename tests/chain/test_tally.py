@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from chain.chains import Built, Changes, granted, revoked
+from chain.chains import Built, Changes, granted, revoked, suspects
 from chain.samples import block, node
 from dstack_vpn.chain.agreed import Agreed, FinalityError
 from dstack_vpn.chain.journal import Journal
@@ -18,7 +18,6 @@ from dstack_vpn.chain.tally import (
     partings,
     refuted,
     supporters,
-    suspects,
 )
 from dstack_vpn.mesh.membership import Mark
 

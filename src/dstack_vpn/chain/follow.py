@@ -15,13 +15,14 @@ import structlog
 from dstack_vpn.chain import tally
 from dstack_vpn.chain.agreed import Agreed, FinalityError, PartedError
 from dstack_vpn.chain.alarms import Alarms
+from dstack_vpn.chain.arrival import follow_until
 from dstack_vpn.chain.checkpoint_kind import CheckpointContract
 from dstack_vpn.chain.distrust import Distrust
 from dstack_vpn.chain.header import Header
 from dstack_vpn.chain.journal import WINDOW, Journal
 from dstack_vpn.chain.kind import Kind
 from dstack_vpn.chain.opening import Opener
-from dstack_vpn.chain.panel import GRACE, ChainIdentity, Panel
+from dstack_vpn.chain.panel import ChainIdentity, Panel
 from dstack_vpn.chain.progress import Progress
 from dstack_vpn.chain.rpc import Provider
 from dstack_vpn.chain.upkeep import Upkeep
@@ -336,38 +337,14 @@ class Follower:
 
         Nothing is shown of the way: who was revoked in the last blocks must not be in for a moment.
         """
-        errors: list[ChainError] = []
 
-        async def follow(witness: Witness) -> None:
-            try:
-                head = heads.get(witness.provider) or await self._panel.head_of(witness.provider)
-                await witness.follow(head)
-            except ChainError as error:
-                errors.append(error)
-            except WrongChainError as error:
-                errors.append(ChainError(str(error)))
+        def there() -> bool:
+            # Not from in here: it would end as a group. It comes again below.
+            with contextlib.suppress(FinalityError, PartedError):
+                self._move(agreed)
+            return agreed.head.block.number >= target.block.number
 
-        # When those who answered first do not lead there, the others may.
-        groups = [
-            [w for w in self._witnesses if w.provider in heads],
-            [w for w in self._witnesses if w.provider not in heads],
-        ]
-        async with asyncio.TaskGroup() as group:
-            pending: set[asyncio.Task[None]] = set()
-            for witnesses in groups:
-                pending |= {group.create_task(follow(w), name=w.name) for w in witnesses}
-                while pending and agreed.head.block.number < target.block.number:
-                    _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-                    # Not from in here: it would end as a group. It comes again below.
-                    with contextlib.suppress(FinalityError):
-                        self._move(agreed)
-                if agreed.head.block.number >= target.block.number:
-                    break
-            if pending:
-                # The others may know of a removal that enough of them have not heard of yet.
-                _, pending = await asyncio.wait(pending, timeout=GRACE)
-            for task in pending:
-                task.cancel()
+        errors = await follow_until(there, self._witnesses, heads, self._panel)
         self._move(agreed)
         if agreed.head.block.number < target.block.number:
             chains = self._chains()
@@ -498,23 +475,8 @@ class Follower:
         self._merge()
 
     def _status(self, witness: Witness) -> ProviderStatus:
-        plain = witness.provider.status
-        agreed, head = self._agreed, witness.head
-        agrees = bool(agreed and witness.journal and not witness.lost) and bool(
-            tally.supporters(self._chains(), agreed.journal) & {witness.name} if agreed else ()
-        )
-        return ProviderStatus(
-            name=plain.name,
-            healthy=plain.healthy and witness.error is None,
-            head=plain.head,
-            last_error=witness.error or plain.last_error,
-            requests=plain.requests,
-            failures=plain.failures,
-            voter=self._panel.quorum.voter_of[plain.name],
-            head_hash=head.hash if head else None,
-            agrees=agrees,
-            seen_at=witness.seen_at,
-            refused=plain.refused,
-            quarantined_until=witness.quarantined_until,
-            subscription=plain.subscription,
-        )
+        supporters: set[str] = set()
+        if self._agreed is not None:
+            supporters = tally.supporters(self._chains(), self._agreed.journal)
+        voter = self._panel.quorum.voter_of[witness.name]
+        return witness.status(voter=voter, agrees=witness.name in supporters)

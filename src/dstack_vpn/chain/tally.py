@@ -78,12 +78,6 @@ def supporters(chains: Chains, agreed: Journal) -> set[str]:
     return {n for n, c in chains.items() if head.same(c.find(head.block.hash))}
 
 
-def suspects(chains: Chains, agreed: Journal) -> Suspects:
-    """What single providers say about members otherwise than the agreed chain does."""
-    said = (accused(name, chain, agreed) for name, chain in sorted(chains.items()))
-    return merged(said, agreed.nodes)
-
-
 def accused(name: str, chain: Journal, agreed: Journal) -> Suspects:
     """From whom one provider's chain takes access, at any block since it has anything of its own.
 

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -22,6 +22,7 @@ from dstack_vpn.chain.panel import Panel
 from dstack_vpn.chain.rpc import Provider
 from dstack_vpn.errors import ChainError, WrongChainError
 from dstack_vpn.mesh.membership import NO_SUSPECTS, Block, BlockHash, Mark, Suspects, Tag
+from dstack_vpn.mesh.snapshot import ProviderStatus
 
 log = structlog.get_logger()
 
@@ -111,6 +112,26 @@ class Witness:
     def head(self) -> Block | None:
         """Its newest verified block."""
         return self.journal.head.block if self.journal else None
+
+    def status(self, *, voter: str, agrees: bool) -> ProviderStatus:
+        """How it does.
+
+        Args:
+            voter: whose vote it is part of.
+            agrees: its chain has the agreed block, with the same members in it.
+        """
+        head = self.head
+        plain = self.provider.status
+        return replace(
+            plain,
+            healthy=plain.healthy and self.error is None,
+            last_error=self.error or plain.last_error,
+            voter=voter,
+            head_hash=head.hash if head else None,
+            agrees=agrees,
+            seen_at=self.seen_at,
+            quarantined_until=self.quarantined_until,
+        )
 
     @property
     def stand(self) -> Stand:
