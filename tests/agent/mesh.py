@@ -11,6 +11,7 @@ from lab.host import Host
 from lab.http import HttpError
 from lab.lab import Lab
 from lab.nft import AccessNFT
+from lab.process import CommandError
 from lab.tunnel import new_keys
 from lab.waiting import PATIENCE, until
 
@@ -78,7 +79,9 @@ class Mesh:
             return set(await agent.wg_peers()) == wanted
 
         names = ", ".join(other.node_id for other in others) or "no peers"
-        await until(look, f"{agent.node_id} has {names}", within=within, retry_on=(OSError,))
+        # A device that is just being made anew does not answer.
+        again = (OSError, CommandError)
+        await until(look, f"{agent.node_id} has {names}", within=within, retry_on=again)
 
     async def has_sessions(self, agent: Agent, *others: Agent) -> None:
         """Wait until a node has exactly these peers, and a session with each."""

@@ -299,8 +299,8 @@ def test_what_a_reorganisation_brings_back_is_new() -> None:
     assert agreed.journal.nodes[1].since_block == 11
 
 
-def test_a_rollback_that_brings_back_is_as_new_as_its_last_block() -> None:
-    """Where there is no new branch, the newest block that is left counts."""
+def test_a_rollback_that_brings_back_waits_for_its_first_block() -> None:
+    """Where there is no new branch yet, access is as new as the block that is to come."""
     chain = Built.at(10, 1)
     start = chain.copy()
     agreed = Agreed(chain.journal.copy())
@@ -308,7 +308,7 @@ def test_a_rollback_that_brings_back_is_as_new_as_its_last_block() -> None:
     start.grow({})
     moved(agreed, chain)
     assert moved(agreed, start) == (11, 1)
-    assert agreed.journal.nodes[1].since_block == 11
+    assert agreed.journal.nodes[1].since_block == 12
     moved(agreed, chain)
     assert agreed.journal.nodes[1].revoked
 

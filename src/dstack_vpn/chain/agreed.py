@@ -105,9 +105,12 @@ def _as_new(
     before: Nodes,
     nodes: Nodes,
 ) -> Changes:
-    """What the change of branch gave access to, with the branch's first block as its age."""
+    """What the change of branch gave access to, with the branch's first block as its age.
+
+    That block is yet to come where the chain was only cut.
+    """
     touched = {t for r in undone for t in r.undo} | {t for s in steps for t in s.changes}
-    first = steps[0].block.number if steps else common.block.number
+    first = common.block.number + 1
     patch: dict[int, Node | None] = {}
     for token_id in touched:
         old, new = before.get(token_id), nodes.get(token_id)
