@@ -197,7 +197,8 @@ class Model:
         plain = {t: replace(n, since_block=0) for t, n in nodes.items()}
         assert plain == {t: replace(n, since_block=0) for t, n in true.items()}
         for token, ours in nodes.items():
-            assert ours.since_block <= head.block.number
+            # Where the chain was only cut, what it gives back waits for the first block of the rest.
+            assert ours.since_block <= head.block.number + 1
             if ours.active:
                 assert ours.since_block >= self._since(token, head.block.hash)
 
@@ -215,7 +216,7 @@ class Model:
 
     def _check_return(self, before: Mapping[int, object], kept: Record) -> None:
         """What a reorganisation gave access is as new as the branch that brought it."""
-        first = min(kept.block.number + 1, self.agreed.head.block.number)
+        first = kept.block.number + 1
         for token, ours in self.agreed.journal.nodes.items():
             if before.get(token) != ours.access_state:
                 assert ours.since_block >= first
