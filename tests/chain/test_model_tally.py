@@ -197,7 +197,7 @@ class Model:
         plain = {t: replace(n, since_block=0) for t, n in nodes.items()}
         assert plain == {t: replace(n, since_block=0) for t, n in true.items()}
         for token, ours in nodes.items():
-            # Where the chain was only cut, what it gives back waits for the first block of the rest.
+            # Where the chain was only cut, what it gives back waits for its next block.
             assert ours.since_block <= head.block.number + 1
             if ours.active:
                 assert ours.since_block >= self._since(token, head.block.hash)
