@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 from dstack_vpn.errors import HostError
 from dstack_vpn.wireguard import process
 from dstack_vpn.wireguard.process import Process, end, spawn
-from lab.waiting import until
+from lab.waiting import PATIENCE, until
 
 ENVIRONMENT = {"PATH": os.environ["PATH"]}
 
@@ -27,6 +28,10 @@ def running(*argv: str | Path) -> Iterator[Process]:
     found = Process.of(started.pid)
     assert found is not None
     try:
+        # The kernel tells of the new program before it has laid out its arguments.
+        deadline = time.monotonic() + PATIENCE
+        while not found.command and time.monotonic() < deadline:
+            time.sleep(0.001)
         yield found
     finally:
         started.kill()
