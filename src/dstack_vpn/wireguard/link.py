@@ -12,12 +12,19 @@ import errno
 import fcntl
 import socket
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from dstack_vpn.errors import DeviceError, HostError
-from dstack_vpn.mesh.device import DeviceChange, IpInterface, IpNetwork
+from dstack_vpn.mesh.device import (
+    DeviceChange,
+    IpInterface,
+    IpNetwork,
+    SeenDevice,
+    SeenPeer,
+)
 from dstack_vpn.mesh.diff import sorted_networks
+from dstack_vpn.mesh.keys import PublicKey
 from dstack_vpn.wireguard.command import run
 from dstack_vpn.wireguard.routes import Route, overlap, parse_routes
 from dstack_vpn.wireguard.rtnetlink import LinkState, read_link
@@ -47,6 +54,26 @@ def read(name: str) -> LinkState | None:
     """
     index = _index(name)
     return None if index is None else read_link(index)
+
+
+def seen_device(
+    name: str,
+    state: LinkState,
+    *,
+    public_key: PublicKey | None,
+    listen_port: int,
+    peers: Mapping[PublicKey, SeenPeer],
+) -> SeenDevice:
+    """Put together what the kernel says of the interface and what WireGuard says of the device."""
+    return SeenDevice(
+        name=name,
+        public_key=public_key,
+        listen_port=listen_port,
+        mtu=state.mtu,
+        up=state.up,
+        addresses=state.addresses,
+        peers=peers,
+    )
 
 
 def _index(name: str) -> int | None:

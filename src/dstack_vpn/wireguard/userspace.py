@@ -80,13 +80,11 @@ class UserspaceDevice:
                 return None
             device = await channel.get()
             self._read_from = channel.pid
-        return SeenDevice(
-            name=self._name,
+        return link.seen_device(
+            self._name,
+            state,
             public_key=device.public_key,
             listen_port=device.listen_port,
-            mtu=state.mtu,
-            up=state.up,
-            addresses=state.addresses,
             peers=device.peers,
         )
 
