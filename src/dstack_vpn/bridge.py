@@ -354,7 +354,7 @@ async def build(
         public_key=key.public,
         interface=settings.interface,
         listen_port=settings.listen_port,
-        mtu=settings.mtu,
+        mtu=settings.mtu or 1420,
         keepalive=settings.keepalive,
         addresses=addresses,
         static_endpoints=settings.endpoints,

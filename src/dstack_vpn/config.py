@@ -65,13 +65,18 @@ class Settings:
     wireguard_key: str | None = field(repr=False)
     wireguard_key_file: Path
     interface: str
+    backend: str
+    """One of `variables.BACKENDS`."""
     listen_port: int
-    mtu: int
+    mtu: int | None
+    """None for what fits the paths to the peers."""
     keepalive: int
+    forwarding: bool
     ipv4_range: IPv4Network
     endpoints: Mapping[str, Endpoint]
     endpoint_template: str
     wireguard_conf: Path
+    config_backups: int
     state_dir: Path
     health_host: str
     health_port: int
@@ -417,7 +422,9 @@ def public_settings(settings: Settings) -> dict[str, Any]:
             shown[variable.name] = {k: str(v) for k, v in value.items()}
         elif variable.field == "sync_interval":
             shown[variable.name] = round(value * 1000)
-        elif value is None or isinstance(value, int | float):
+        elif value is None:
+            shown[variable.name] = variable.default or None
+        elif isinstance(value, int | float):
             shown[variable.name] = value
         else:
             shown[variable.name] = str(value)

@@ -19,6 +19,9 @@ from dstack_vpn.mesh.membership import Address, Confirmations, Tag
 HOLD = "hold"
 """The policy never to remove peers, in place of the number of seconds after which they go."""
 
+AUTO = "auto"
+"""In place of a value: the one that fits is found out."""
+
 
 def quoted(text: str) -> str:
     """The text for an error sentence: short, and nothing that a terminal would obey."""
@@ -75,6 +78,16 @@ def whole(low: int, high: int) -> Callable[[str], int]:
         return int(text)
 
     return parse
+
+
+def auto_or(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    """What takes `AUTO` for None."""
+    return lambda text: None if text.lower() == AUTO else parse(text)
+
+
+def switch(text: str) -> bool:
+    """On or off."""
+    return one_of(("on", "off"))(text) == "on"
 
 
 def seconds_or_hold(high: float) -> Callable[[str], float]:

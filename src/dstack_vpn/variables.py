@@ -16,6 +16,7 @@ from dstack_vpn.mesh.membership import ContractKind, Tag
 LEVELS = ("debug", "info", "warn", "error")
 FORMATS = ("auto", "json", "console")
 KINDS = tuple(kind.value for kind in ContractKind)
+BACKENDS = (parsers.AUTO, "kernel", "userspace")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -266,6 +267,18 @@ VARIABLES: tuple[Variable, ...] = (
         meaning="Name of the WireGuard interface.",
     ),
     Variable(
+        name="WIREGUARD_BACKEND",
+        field="backend",
+        parse=parsers.one_of(BACKENDS),
+        default=parsers.AUTO,
+        accepted=", ".join(BACKENDS),
+        meaning=(
+            "What carries the packets: the WireGuard of the Linux kernel, or wireguard-go, a"
+            " process of its own. auto keeps a device that is there, else takes the kernel's where it has"
+            " one."
+        ),
+    ),
+    Variable(
         name="LISTEN_PORT",
         field="listen_port",
         parse=parsers.whole(1, 65_535),
@@ -276,10 +289,13 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         name="MTU",
         field="mtu",
-        parse=parsers.whole(1280, 65_535),
-        default="1420",
-        accepted="bytes from 1280 to 65535",
-        meaning="MTU of the interface; the underlay's less 80 always fits.",
+        parse=parsers.auto_or(parsers.whole(1280, 65_535)),
+        default=parsers.AUTO,
+        accepted=f"bytes from 1280 to 65535, or {parsers.AUTO}",
+        meaning=(
+            "MTU of the interface. auto is the smallest of the links that peers are reached by,"
+            " less the 80 bytes that WireGuard needs: 1420 on most networks."
+        ),
     ),
     Variable(
         name="KEEPALIVE",
@@ -288,6 +304,17 @@ VARIABLES: tuple[Variable, ...] = (
         default="25",
         accepted="seconds from 0 (off) to 65535",
         meaning="Persistent keepalive to peers that can be spoken to first; holds NATs open.",
+    ),
+    Variable(
+        name="FORWARDING",
+        field="forwarding",
+        parse=parsers.switch,
+        default="off",
+        accepted="on, off",
+        meaning=(
+            "Whether packets of members may go on through this node to other hosts and networks."
+            " What they send to the node itself is no part of it."
+        ),
     ),
     Variable(
         name="IPV4_RANGE",
@@ -318,6 +345,14 @@ VARIABLES: tuple[Variable, ...] = (
         default_note="STATE_DIR/WG_INTERFACE.conf",
         accepted="a path",
         meaning="Where the wg-quick text of the device is written after each change, mode 0600.",
+    ),
+    Variable(
+        name="CONFIG_BACKUPS",
+        field="config_backups",
+        parse=parsers.whole(0, 1000),
+        default="10",
+        accepted="a whole number from 0 to 1000",
+        meaning="How many earlier states of that text are kept, in STATE_DIR/backups.",
     ),
     Variable(
         name="STATE_DIR",

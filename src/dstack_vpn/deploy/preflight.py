@@ -23,7 +23,12 @@ OLDEST_ENGINE, OLDEST_COMPOSE = (20, 10), (1, 29)
 NODE_IDS = {"NODE_A_ID": "node-a", "NODE_B_ID": "node-b"}
 """Variables for the names of the nodes, and what they are without them."""
 
-COMPOSE_DEFAULTS = {"NETWORK": "hardhat", "RPC_URL": "http://chain:8545", "CONTRACT_WAIT": "300"}
+COMPOSE_DEFAULTS = {
+    "NETWORK": "hardhat",
+    "RPC_URL": "http://chain:8545",
+    "CONTRACT_WAIT": "300",
+    "WIREGUARD_BACKEND": "userspace",
+}
 """What docker-compose.yml has in the place of the agent's own defaults."""
 
 FIXED = {
