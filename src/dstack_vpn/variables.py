@@ -274,8 +274,8 @@ VARIABLES: tuple[Variable, ...] = (
         accepted=", ".join(BACKENDS),
         meaning=(
             "What carries the packets: the WireGuard of the Linux kernel, or wireguard-go, a"
-            " process of its own. auto keeps a device that is there, else takes the kernel's where it has"
-            " one."
+            " process of its own. auto keeps a device that is there, else takes the kernel's where"
+            " it has one."
         ),
     ),
     Variable(
