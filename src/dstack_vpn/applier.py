@@ -13,13 +13,10 @@ transaction, so after an error the device is read back and planned for anew; rem
 first.
 """
 
-import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable
 from collections.abc import Set as AbstractSet
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 import structlog
 
@@ -29,7 +26,6 @@ from dstack_vpn.mesh.amend import amend, entangled
 from dstack_vpn.mesh.device import (
     AddPeer,
     DeviceChange,
-    IpAddress,
     RemovePeer,
     SeenDevice,
     WantedDevice,
@@ -48,18 +44,14 @@ from dstack_vpn.mesh.plan import (
 )
 from dstack_vpn.mesh.sentence import describe
 from dstack_vpn.mesh.snapshot import Snapshot
-from dstack_vpn.resolve import Resolver
+from dstack_vpn.resolve import Asked, Resolver
+from dstack_vpn.turns import PutOffError, in_turns, until_news
 from dstack_vpn.wireguard.backend import Backend
 
 log = structlog.get_logger()
 
 RETRY_FIRST, RETRY_MOST = 0.5, 30.0
 """Seconds before a failed change is tried again: first, and at most."""
-
-LOOK_UP = 0.005
-"""Seconds between two looks for news while a large device is read."""
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,7 +214,7 @@ class Applier:
         keys = {d.key for d in verdicts.values() if d is not None and d.granted and d.key}
         for token in entangled(known.plan, verdicts.keys(), keys):
             verdicts.setdefault(token, decisions.get(token))
-        names = _Names(self._resolver.known)
+        names = Asked(self._resolver.known)
         plan, change = amend(
             known.plan,
             verdicts,
@@ -268,7 +260,7 @@ class Applier:
         has_news = self._has_news if put_off else lambda: False
         try:
             known, change = await self._bring(cycle, has_news)
-        except _PutOffError:
+        except PutOffError:
             asked, self._compare_at = before
             self._compare_asked |= asked
             return Applied(snapshot=cycle.snapshot, sentence="", wanted=None)
@@ -288,14 +280,14 @@ class Applier:
     ) -> tuple["_Known", DeviceChange]:
         now, snapshot = cycle.now, cycle.snapshot
         removed = await self._remove_at_once(snapshot, cycle.own)
-        async with _until_news(has_news):
+        async with until_news(has_news):
             seen = await self._device.seen()
         if seen is None:
             seen = await self._create()
         for key in seen.peers:
             # Adopted, or added just before something failed: it was put there in the past.
             self._since.setdefault(key, now - STAGGER)
-        names = _Names(self._resolver.known)
+        names = Asked(self._resolver.known)
         steps = planning(
             nodes=cycle.membership.nodes,
             decisions=snapshot.decisions,
@@ -308,7 +300,7 @@ class Applier:
             wall_now=time.time(),
             closed=snapshot.closed,
         )
-        plan = await _in_turns(steps, has_news)
+        plan = await in_turns(steps, has_news)
         self._resolver.resolve(names.asked)
         (wanted,) = plan.devices
         change = diff(wanted, seen, reasons=plan.removal_reasons)
@@ -421,69 +413,6 @@ def _applied(cycle: _Cycle, known: _Known, change: DeviceChange, sentence: str) 
         last_sentence=sentence or cycle.snapshot.last_sentence,
     )
     return Applied(snapshot=done, sentence=sentence, wanted=wanted if change else None)
-
-
-class _Names(Mapping[str, Sequence[IpAddress]]):
-    """The names that are resolved; remembers for which of them it was asked."""
-
-    def __init__(self, known: Mapping[str, Sequence[IpAddress]]) -> None:
-        self._known = known
-        self.asked: set[str] = set()
-
-    def __getitem__(self, name: str) -> Sequence[IpAddress]:
-        self.asked.add(name)
-        return self._known[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._known)
-
-    def __len__(self) -> int:
-        return len(self._known)
-
-
-class _PutOffError(Exception):
-    """There is news, and what was under way can be done again later."""
-
-
-async def _in_turns(steps: Generator[None, None, T], has_news: Callable[[], bool]) -> T:
-    """Do a long work step by step, with the others on the loop in between."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            result: T = end.value
-            return result
-        await asyncio.sleep(0)
-        if has_news():
-            raise _PutOffError
-
-
-@asynccontextmanager
-async def _until_news(has_news: Callable[[], bool]) -> AsyncIterator[None]:
-    """Break off what is done inside as soon as there is news."""
-    loop = asyncio.get_running_loop()
-    limit = asyncio.timeout(None)
-
-    def look() -> None:
-        if not under_way:
-            return
-        if has_news():
-            limit.reschedule(loop.time())
-        else:
-            loop.call_later(LOOK_UP, look)
-
-    under_way = True
-    loop.call_later(LOOK_UP, look)
-    try:
-        async with limit:
-            try:
-                yield
-            finally:
-                under_way = False
-    except TimeoutError:
-        if limit.expired():
-            raise _PutOffError from None
-        raise
 
 
 def note_disk_error(snapshot: Snapshot, error: str) -> Snapshot:

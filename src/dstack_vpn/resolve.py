@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import socket
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from ipaddress import ip_address
 
 import structlog
@@ -111,6 +111,28 @@ class Resolver:
         if name in self._asked_at and self._known.get(name) != addresses:
             self._known[name] = addresses
             self._on_news()
+
+
+class Asked(Mapping[str, Sequence[IpAddress]]):
+    """The names that are resolved; remembers for which of them it was asked."""
+
+    def __init__(self, known: Mapping[str, Sequence[IpAddress]]) -> None:
+        """Take what is known; nothing was asked for yet."""
+        self._known = known
+        self.asked: set[str] = set()
+
+    def __getitem__(self, name: str) -> Sequence[IpAddress]:
+        """The addresses of a name, which is remembered; KeyError while there are none."""
+        self.asked.add(name)
+        return self._known[name]
+
+    def __iter__(self) -> Iterator[str]:
+        """The names that are resolved."""
+        return iter(self._known)
+
+    def __len__(self) -> int:
+        """How many names are resolved."""
+        return len(self._known)
 
 
 async def _beside(ask: Callable[[], tuple[IpAddress, ...]]) -> tuple[IpAddress, ...]:
