@@ -18,7 +18,8 @@ from dstack_vpn.errors import DstackVpnError, UserError
 from dstack_vpn.log import configure_logs
 
 USAGE = (
-    "usage: python -m dstack_vpn [--env-file FILE] [--dry-run] [--reset-state] [--exit-by-signal]"
+    "usage: python -m dstack_vpn [--env-file FILE] [--dry-run] [--reset-state] [--keep-device]"
+    " [--exit-by-signal]"
 )
 
 
@@ -36,7 +37,9 @@ def main(arguments: list[str]) -> int:
         if asked.dry_run:
             sys.stdout.write(asyncio.run(dry_run(settings)) + "\n")
         else:
-            ended_by = asyncio.run(_serve(settings, reset_state=asked.reset_state))
+            ended_by = asyncio.run(
+                _serve(settings, reset_state=asked.reset_state, keep_device=asked.keep_device)
+            )
     except DstackVpnError as error:
         sys.stderr.writelines(f"dstack-vpn: {sentence}\n" for sentence in error.sentences)
         return error.exit_code
@@ -45,7 +48,9 @@ def main(arguments: list[str]) -> int:
     return _end_by(ended_by) if ended_by and asked.exit_by_signal else 0
 
 
-async def _serve(settings: Settings, *, reset_state: bool) -> signal.Signals | None:
+async def _serve(
+    settings: Settings, *, reset_state: bool, keep_device: bool
+) -> signal.Signals | None:
     """Run the bridge until a signal asks it to stop, or it fails; returns that signal."""
     task = asyncio.current_task()
     assert task is not None
@@ -71,9 +76,9 @@ async def _serve(settings: Settings, *, reset_state: bool) -> signal.Signals | N
             raise
     finally:
         stopping = True
-        # Only a wanted stop ends the device. After a failure its sessions go on, and the next start
-        # adopts it (fail static).
-        await bridge.stop(keep_device=wanted is None)
+        # Only a wanted stop ends the device, unless it is to be kept. After a failure its sessions
+        # go on, and the next start adopts it (fail static).
+        await bridge.stop(keep_device=keep_device or wanted is None)
     return wanted
 
 
@@ -92,6 +97,7 @@ class _Asked:
     env_file: Path | None = None
     dry_run: bool = False
     reset_state: bool = False
+    keep_device: bool = False
     exit_by_signal: bool = False
 
 
@@ -104,6 +110,8 @@ def _parse(arguments: list[str]) -> _Asked:
             asked.dry_run = True
         elif word == "--reset-state":
             asked.reset_state = True
+        elif word == "--keep-device":
+            asked.keep_device = True
         elif word == "--exit-by-signal":
             asked.exit_by_signal = True
         elif word == "--env-file" and rest:

@@ -153,6 +153,25 @@ async def test_a_wanted_stop_may_end_by_its_signal(mesh: Mesh, number: signal.Si
     assert "wg0" not in await interfaces(one)
 
 
+async def test_a_wanted_stop_may_keep_the_device(mesh: Mesh) -> None:
+    """With --keep-device one agent follows the other, and no packet is lost in between."""
+    one, two = await mesh.join(2)
+    await one.kill()
+    await one.start("--keep-device")
+    await one.wait_ready()
+    stream = await mesh.lab.stream(two.host, one.host, "10.213.0.1")
+    await stream.flows()
+
+    assert await one.stop() == 0
+    assert [line["device"] for line in one.log("bridge.stopped")] == ["kept"]
+    assert list(await one.wg_peers()) == [two.keys.public]
+    await stream.flows()
+    await one.start()
+    await one.wait_ready()
+
+    assert (await stream.stop()).lost == 0
+
+
 async def test_process_1_cannot_die_of_its_own_signal(mesh: Mesh) -> None:
     """In a container without an init, the exit code is the one that a shell would show."""
     one = await mesh.node()

@@ -14,6 +14,7 @@ EXAMPLES = examples(
     "NODE_ID=node-a NETWORK=hardhat dstack-vpn up",
     "dstack-vpn up --dry-run          say what would be done, and do nothing",
     "dstack-vpn up --reset-state      accept a local chain that began anew",
+    "dstack-vpn up --keep-device      be replaced by a newer agent without losing a packet",
 )
 
 
@@ -25,6 +26,14 @@ def up(
         bool,
         typer.Option(
             "--reset-state", help="Forget the saved membership first; the key and journal stay."
+        ),
+    ] = False,
+    keep_device: Annotated[
+        bool,
+        typer.Option(
+            "--keep-device",
+            help="At a wanted stop too, leave the device and its sessions to the next start, as for"
+            " an upgrade. Its peers go after DARK_CLOSE_AFTER.",
         ),
     ] = False,
     exit_by_signal: Annotated[
@@ -45,6 +54,8 @@ def up(
         words.append("--dry-run")
     if reset_state:
         words.append("--reset-state")
+    if keep_device:
+        words.append("--keep-device")
     if exit_by_signal:
         words.append("--exit-by-signal")
     if env_file is not None:
