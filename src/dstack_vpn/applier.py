@@ -23,6 +23,7 @@ import structlog
 from dstack_vpn.errors import DeviceError
 from dstack_vpn.mesh.access import Decision
 from dstack_vpn.mesh.amend import amend, entangled
+from dstack_vpn.mesh.clock import WallClock
 from dstack_vpn.mesh.device import (
     AddPeer,
     DeviceChange,
@@ -34,6 +35,7 @@ from dstack_vpn.mesh.diff import NOT_A_MEMBER, diff, patched
 from dstack_vpn.mesh.keys import PublicKey
 from dstack_vpn.mesh.membership import Membership
 from dstack_vpn.mesh.plan import (
+    REJECT_AFTER,
     STAGGER,
     LocalNode,
     Plan,
@@ -98,6 +100,7 @@ class Applier:
         self._compare_asked = False
         self._retry_at: float | None = None
         self._retry_delay = RETRY_FIRST
+        self._clock = WallClock()
 
     def request_compare(self) -> None:
         """Make the next cycle look at the device, whatever else is due."""
@@ -174,7 +177,7 @@ class Applier:
             resolved=self._resolver.known,
             since=self._since,
             now=now,
-            wall_now=time.time(),
+            clock=self._look_at_clock(now),
             closed=snapshot.closed,
         )
         (wanted,) = plan.devices
@@ -225,7 +228,7 @@ class Applier:
             resolved=names,
             since=self._since,
             now=now,
-            wall_now=time.time(),
+            clock=self._look_at_clock(now),
         )
         if change:
             try:
@@ -297,7 +300,7 @@ class Applier:
             resolved=names,
             since=self._since,
             now=now,
-            wall_now=time.time(),
+            clock=self._look_at_clock(now),
             closed=snapshot.closed,
         )
         plan = await in_turns(steps, has_news)
@@ -357,6 +360,10 @@ class Applier:
             error_count=snapshot.error_count + 1,
             last_error=error,
         )
+
+    def _look_at_clock(self, now: float) -> WallClock:
+        self._clock = self._clock.see(now=now, wall_now=time.time(), memory=REJECT_AFTER)
+        return self._clock
 
     def _remember(self, change: DeviceChange, now: float) -> None:
         for peer in change.peers:

@@ -5,6 +5,7 @@ from ipaddress import ip_address, ip_network
 
 from dstack_vpn.mesh.access import Decision, judge, judge_self
 from dstack_vpn.mesh.addresses import AddressPlan
+from dstack_vpn.mesh.clock import WallClock
 from dstack_vpn.mesh.device import IpAddress, SeenDevice, SeenPeer, SocketAddress, WantedDevice
 from dstack_vpn.mesh.endpoint import Endpoint, parse_endpoint
 from dstack_vpn.mesh.keys import PublicKey
@@ -17,7 +18,7 @@ from dstack_vpn.mesh.membership import (
     Node,
     Suspect,
 )
-from dstack_vpn.mesh.plan import LocalNode, Plan, make_plan
+from dstack_vpn.mesh.plan import REJECT_AFTER, LocalNode, Plan, make_plan
 from dstack_vpn.mesh.snapshot import Alarm, ChainView, Snapshot
 
 BUYER = Address("0x" + "22" * 20)
@@ -174,6 +175,11 @@ def seen_device(*peers: SeenPeer, own: int = 1, up: bool = True) -> SeenDevice:
     )
 
 
+def clock_at(now: float = NOW, wall_now: float = WALL_NOW) -> WallClock:
+    """A wall clock that was never set while anybody looked."""
+    return WallClock().see(now=now, wall_now=wall_now, memory=REJECT_AFTER)
+
+
 def plan_for(
     nodes: Sequence[Node],
     *,
@@ -197,7 +203,7 @@ def plan_for(
         resolved=resolved or {},
         since=since or {},
         now=now,
-        wall_now=wall_now,
+        clock=clock_at(now, wall_now),
         closed=closed,
     )
 

@@ -16,8 +16,8 @@ from dstack_vpn.mesh.plan import ON_LINK_TRIES, ON_LINK_WINDOW, STAGGER, LocalNo
 from mesh.build import (
     ADDRESSES,
     NOW,
-    WALL_NOW,
     as_seen,
+    clock_at,
     decide,
     device_of,
     key_of,
@@ -65,7 +65,7 @@ def amended(
         resolved={},
         since=since or {},
         now=now,
-        wall_now=WALL_NOW,
+        clock=clock_at(now),
     )
 
 
@@ -152,7 +152,7 @@ def test_a_newcomer_waits_for_its_turn_to_speak_and_then_speaks() -> None:
         resolved={},
         since={key_of(1): NOW},
         now=NOW + STAGGER,
-        wall_now=WALL_NOW,
+        clock=clock_at(NOW + STAGGER),
     )
     (update,) = change.peers
     assert isinstance(update, UpdatePeer)

@@ -29,6 +29,7 @@ from mesh.build import (
     NOW,
     WALL_NOW,
     as_seen,
+    clock_at,
     decide,
     device_of,
     key_of,
@@ -196,7 +197,7 @@ def test_live_peer_is_left_alone() -> None:
     """While a handshake lives, what WireGuard learned by roaming stays: no endpoint is set."""
     tokens = [node(1), node(2, endpoint=A)]
     live = seen_device(seen_peer(2, endpoint=B, age=REJECT_AFTER - 0.1))
-    dead = seen_device(seen_peer(2, endpoint=B, age=REJECT_AFTER))
+    dead = seen_device(seen_peer(2, endpoint=B, age=REJECT_AFTER + 0.1))
     assert endpoint_of(plan_for(tokens, seen=live)) is None
     assert keepalive_of(plan_for(tokens, seen=live)) == 25
     assert endpoint_of(plan_for(tokens, seen=dead)) == A
@@ -424,7 +425,7 @@ def test_a_large_plan_is_made_with_pauses() -> None:
         resolved={},
         since={},
         now=NOW,
-        wall_now=WALL_NOW,
+        clock=clock_at(),
     )
     made: list[Plan] = []
 

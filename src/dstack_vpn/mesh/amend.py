@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import TypeVar
 
 from dstack_vpn.mesh.access import Decision
+from dstack_vpn.mesh.clock import WallClock
 from dstack_vpn.mesh.device import DeviceChange, IpAddress, SeenDevice
 from dstack_vpn.mesh.diff import check_plan, diff_peers
 from dstack_vpn.mesh.keys import PublicKey
@@ -34,7 +35,7 @@ def amend(
     resolved: Mapping[str, Sequence[IpAddress]],
     since: Mapping[PublicKey, float],
     now: float,
-    wall_now: float,
+    clock: WallClock,
 ) -> tuple[Plan, DeviceChange]:
     """Plan anew for some tokens; the plan as it is now, and what it changes on the device.
 
@@ -49,12 +50,10 @@ def amend(
         resolved: see `make_plan`; only the names of these tokens are needed.
         since: see `make_plan`.
         now: see `make_plan`.
-        wall_now: see `make_plan`.
+        clock: see `make_plan`.
     """
     (device,) = plan.devices
-    planner = Planner(
-        local=local, seen=seen, resolved=resolved, since=since, now=now, wall_now=wall_now
-    )
+    planner = Planner(local=local, seen=seen, resolved=resolved, since=since, now=now, clock=clock)
     verdicts = [changed[token] for token in sorted(changed)]
     decisions = [decision for decision in verdicts if decision is not None]
     members = peers_of(decisions, own, None).values()

@@ -12,6 +12,7 @@ from types import MappingProxyType
 
 from dstack_vpn.mesh.access import Decision
 from dstack_vpn.mesh.addresses import AddressPlan
+from dstack_vpn.mesh.clock import WallClock
 from dstack_vpn.mesh.device import (
     IpAddress,
     IpInterface,
@@ -146,7 +147,7 @@ def make_plan(
     resolved: Mapping[str, Sequence[IpAddress]],
     since: Mapping[PublicKey, float],
     now: float,
-    wall_now: float,
+    clock: WallClock,
     closed: str | None = None,
 ) -> Plan:
     """Plan the devices of this node; see `planning`."""
@@ -159,7 +160,7 @@ def make_plan(
         resolved=resolved,
         since=since,
         now=now,
-        wall_now=wall_now,
+        clock=clock,
         closed=closed,
     )
     while True:
@@ -180,7 +181,7 @@ def planning(
     resolved: Mapping[str, Sequence[IpAddress]],
     since: Mapping[PublicKey, float],
     now: float,
-    wall_now: float,
+    clock: WallClock,
     closed: str | None = None,
 ) -> Generator[None, None, Plan]:
     """Plan the devices of this node, with pauses in which others may work.
@@ -194,12 +195,10 @@ def planning(
         resolved: DNS name to addresses, resolved beforehand.
         since: monotonic time at which a peer was put on the device; absent means not yet.
         now: monotonic seconds.
-        wall_now: seconds since 1970, only to age handshakes.
+        clock: what the wall clock did, to age handshakes.
         closed: why all peers must go although they are members, or None.
     """
-    planner = Planner(
-        local=local, seen=seen, resolved=resolved, since=since, now=now, wall_now=wall_now
-    )
+    planner = Planner(local=local, seen=seen, resolved=resolved, since=since, now=now, clock=clock)
     members = sorted(peers_of(decisions, own, closed).values(), key=lambda d: d.token_id)
     peers = []
     for number, decision in enumerate(members, 1):
@@ -302,7 +301,7 @@ class Planner:
         resolved: Mapping[str, Sequence[IpAddress]],
         since: Mapping[PublicKey, float],
         now: float,
-        wall_now: float,
+        clock: WallClock,
     ) -> None:
         """See `make_plan`."""
         self._local = local
@@ -310,7 +309,7 @@ class Planner:
         self._resolved = resolved
         self._since = since
         self._now = now
-        self._wall_now = wall_now
+        self._clock = clock
         self.notes: dict[int, tuple[str, ...]] = {}
         self.tries: set[PublicKey] = set()
         self.staggered: dict[int, float] = {}
@@ -393,10 +392,8 @@ class Planner:
         )
 
     def _live(self, peer: SeenPeer | None) -> bool:
-        # Never (0) is not long ago on a machine whose clock still stands at 1970.
-        if peer is None or not peer.last_handshake:
-            return False
-        return self._wall_now - peer.last_handshake < REJECT_AFTER
+        age = None if peer is None else self._clock.age(peer.last_handshake, now=self._now)
+        return age is not None and age < REJECT_AFTER
 
     def _is_on_link_try(self, peer: WantedPeer) -> bool:
         """Whether packets of ours go to an address on the local link that does not answer."""
