@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from dstack_vpn.applier import Applied, Applier
+from dstack_vpn.applier import RETRY_FIRST, Applied, Applier
+from dstack_vpn.errors import DeviceError
 from dstack_vpn.mesh.access import judge, judge_self
 from dstack_vpn.mesh.device import (
     AddPeer,
@@ -357,3 +358,103 @@ async def test_an_error_while_reading_is_no_news(device: Watched) -> None:
     failed = await cycle(applier, [ME, node(2)], now=NOW + SYNC_INTERVAL, changed=frozenset())
     assert failed.snapshot.pending is not None
     assert applier.due_at() > NOW + SYNC_INTERVAL
+
+
+# -- what somebody else did, and what fails half-way
+
+
+async def test_what_was_done_by_hand_is_put_right_and_told(device: Watched) -> None:
+    """A compare tells of a repair where the plan is the same, and of none where it changed."""
+    applier = applier_of(device)
+    nodes = [ME, node(2), node(3)]
+    assert (await cycle(applier, nodes)).repair == ""
+    device.alter(DeviceChange(name="wg0", peers=(RemovePeer(key=key_of(2), reason=""),)))
+    applier.request_compare()
+    applied = await cycle(applier, [*nodes, node(4)], now=NOW + 1)
+    assert applied.repair == "added node-2"
+    assert (applied.snapshot.repairs, applied.snapshot.last_repair) == (1, "added node-2")
+    assert "added node-4" in applied.sentence
+    applier.request_compare()
+    again = await cycle(applier, [*nodes, node(4)], now=NOW + 2)
+    assert (again.repair, again.snapshot.repairs) == ("", 0)
+
+
+async def test_a_device_that_was_taken_away_is_a_repair(device: Watched) -> None:
+    """It is made anew with everybody, and that is told as one thing."""
+    applier = applier_of(device)
+    await cycle(applier, [ME, node(2)])
+    device.vanish()
+    applier.request_compare()
+    applied = await cycle(applier, [ME, node(2)], now=NOW + 1)
+    assert applied.repair == "wg0 was gone, and was made anew"
+    assert list(device.peers) == [key_of(2)]
+
+
+class Stubborn(Watched):
+    """Loses its port when it is given one that is taken, as wireguard-go does."""
+
+    taken = 51821
+
+    async def apply(self, change: DeviceChange) -> None:
+        """Refuse in the middle: what stands before the port is done, and the rest is not."""
+        if change.listen_port == self.taken:
+            removals = tuple(p for p in change.peers if isinstance(p, RemovePeer))
+            self.alter(replace(change, listen_port=0, peers=removals))
+            raise DeviceError("wg0 cannot listen on UDP port 51821")
+        await super().apply(change)
+
+
+async def test_a_change_that_fails_half_way_is_taken_back() -> None:
+    """The interface gets its last good state; peers are as planned, and the change is retried."""
+    device = Stubborn("wg0", OWN)
+    await cycle(applier_of(device), [ME, node(2), node(3)])
+    good = device.device
+    assert good is not None
+
+    after = Applier(
+        local=replace(local_node(), public_key=OWN.public, listen_port=51821, mtu=1300),
+        device=device,
+        resolver=Resolver(lambda: None),
+        sync_interval=SYNC_INTERVAL,
+    )
+    members = [ME, node(2, revoked=True), node(3), node(4)]
+    applied = await cycle(after, members)
+    assert device.device == good
+    assert sorted(device.peers) == [key_of(3), key_of(4)]
+    assert applied.snapshot.pending is not None
+    assert "51821" in applied.snapshot.pending
+    assert applied.snapshot.fell_back
+    assert applied.snapshot.applied_block == BLOCK
+    assert after.due_at() == NOW + RETRY_FIRST
+
+    device.taken = 0
+    applied = await cycle(after, members, now=NOW + 1)
+    assert (applied.snapshot.pending, applied.snapshot.fell_back) == (None, False)
+    assert device.device is not None
+    assert (device.device.listen_port, device.device.mtu) == (51821, 1300)
+
+
+async def test_a_peer_that_is_refused_takes_nothing_back() -> None:
+    """The interface is as wanted; the refused peer alone is tried again."""
+    device = Watched("wg0", OWN)
+    applier = applier_of(device)
+    device.refused = {key_of(2)}
+    applied = await cycle(applier, [ME, node(2), node(3)])
+    assert applied.snapshot.pending is not None
+    assert not applied.snapshot.fell_back
+    assert device.device is not None
+    assert device.device.up
+
+
+async def test_a_new_device_has_no_state_to_go_back_to() -> None:
+    """What fails while it is being made is only tried again."""
+    device = Stubborn("wg0", OWN)
+    applier = Applier(
+        local=replace(local_node(), public_key=OWN.public, listen_port=51821),
+        device=device,
+        resolver=Resolver(lambda: None),
+        sync_interval=SYNC_INTERVAL,
+    )
+    applied = await cycle(applier, [ME, node(2)])
+    assert applied.snapshot.pending is not None
+    assert not applied.snapshot.fell_back

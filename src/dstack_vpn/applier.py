@@ -32,6 +32,7 @@ from dstack_vpn.mesh.device import (
     WantedDevice,
 )
 from dstack_vpn.mesh.diff import NOT_A_MEMBER, diff, patched
+from dstack_vpn.mesh.drift import unexplained
 from dstack_vpn.mesh.keys import PublicKey
 from dstack_vpn.mesh.membership import Membership
 from dstack_vpn.mesh.plan import (
@@ -44,7 +45,7 @@ from dstack_vpn.mesh.plan import (
     planning,
     removal_reasons,
 )
-from dstack_vpn.mesh.sentence import describe
+from dstack_vpn.mesh.sentence import describe, in_words
 from dstack_vpn.mesh.snapshot import Snapshot
 from dstack_vpn.resolve import Asked, Resolver
 from dstack_vpn.turns import PutOffError, in_turns, until_news
@@ -65,6 +66,8 @@ class Applied:
     """What was changed; empty when nothing was."""
     wanted: WantedDevice | None
     """The device as it now should be, if it differs from before; for the configuration file."""
+    repair: str = ""
+    """What somebody else had done to the device, as it was put right; empty for nothing."""
 
 
 class Applier:
@@ -262,7 +265,7 @@ class Applier:
         self._compare_asked, self._compare_at = False, cycle.now + self._sync_interval
         has_news = self._has_news if put_off else lambda: False
         try:
-            known, change = await self._bring(cycle, has_news)
+            brought = await self._bring(cycle, has_news)
         except PutOffError:
             asked, self._compare_at = before
             self._compare_asked |= asked
@@ -271,21 +274,27 @@ class Applier:
             self._retry_at = cycle.now + self._retry_delay
             self._retry_delay = min(self._retry_delay * 2, RETRY_MOST)
             log.error("device.failed", error=str(error), block=cycle.block, retry_at=self._retry_at)
-            return Applied(
-                snapshot=await self._failed(cycle.snapshot, str(error)), sentence="", wanted=None
-            )
+            failed = await self._failed(cycle, error)
+            return Applied(snapshot=failed, sentence="", wanted=None)
         self._retry_at, self._retry_delay = None, RETRY_FIRST
-        self._known = known
-        return _applied(cycle, known, change, _tell(cycle, known.plan, change))
+        self._known = brought.known
+        sentence = _tell(cycle, brought.known.plan, brought.change)
+        done = _applied(cycle, brought.known, brought.change, sentence)
+        if not brought.repair:
+            return done
+        log.warning("device.repaired", what=brought.repair, block=cycle.block)
+        told = replace(done.snapshot, repairs=done.snapshot.repairs + 1, last_repair=brought.repair)
+        return replace(done, snapshot=told, repair=brought.repair)
 
-    async def _bring(
-        self, cycle: "_Cycle", has_news: Callable[[], bool]
-    ) -> tuple["_Known", DeviceChange]:
+    async def _bring(self, cycle: "_Cycle", has_news: Callable[[], bool]) -> "_Brought":
         now, snapshot = cycle.now, cycle.snapshot
         removed = await self._remove_at_once(snapshot, cycle.own)
         async with until_news(has_news):
             seen = await self._device.seen()
+        repair = ""
         if seen is None:
+            if self._known is not None:
+                repair = f"{self._local.interface} was gone, and was made anew"
             seen = await self._create()
         for key in seen.peers:
             # Adopted, or added just before something failed: it was put there in the past.
@@ -307,15 +316,51 @@ class Applier:
         self._resolver.resolve(names.asked)
         (wanted,) = plan.devices
         change = diff(wanted, seen, reasons=plan.removal_reasons)
+        if self._known is not None and not repair:
+            (before,) = self._known.plan.devices
+            repair = in_words(unexplained(change, before, wanted))
         if change:
-            await self._device.apply(change)
+            try:
+                await self._device.apply(change)
+            except DeviceError as error:
+                await self._fall_back(wanted, seen, error)
+                raise
             if replace(change, peers=()):
                 seen = await self._see()
             else:
                 seen = patched(seen, change)
         change = replace(change, peers=removed + change.peers)
         self._remember(change, now)
-        return _Known(plan, seen, cycle.own, snapshot.closed), change
+        return _Brought(_Known(plan, seen, cycle.own, snapshot.closed), change, repair)
+
+    async def _fall_back(self, wanted: WantedDevice, seen: SeenDevice, error: DeviceError) -> None:
+        """Take the interface back to its last good state where a change of it failed half-way.
+
+        Of the plan only the interface is given up until the next try: peers are as it has them, so
+        nobody comes back who was removed.
+
+        Raises:
+            _FellBackError: it is as before, and the peers are as planned.
+        """
+        good = self._known.seen if self._known is not None else seen
+        if good.public_key != wanted.public_key or not good.up:
+            return  # a device that is only just being made has no such state
+        back = replace(
+            wanted,
+            listen_port=good.listen_port,
+            mtu=good.mtu,
+            # A node that is no member any more has no addresses, whatever it had before.
+            addresses=good.addresses if wanted.addresses else (),
+        )
+        try:
+            now = await self._device.seen()
+            if now is None or not replace(diff(wanted, now), peers=()):
+                return  # gone, or it was a peer that was refused
+            await self._device.apply(diff(back, now))
+        except DeviceError as second:
+            log.error("device.fall_back_failed", error=str(second))
+            return
+        raise _FellBackError(f"{error}; the interface is as it was before") from error
 
     async def _remove_at_once(self, snapshot: Snapshot, own: Decision) -> tuple[RemovePeer, ...]:
         """Remove those of the last plan who are no longer members, before anything is read.
@@ -352,13 +397,16 @@ class Applier:
             raise DeviceError(f"{self._local.interface} vanished after it was made")
         return seen
 
-    async def _failed(self, snapshot: Snapshot, error: str) -> Snapshot:
+    async def _failed(self, cycle: "_Cycle", error: DeviceError) -> Snapshot:
+        snapshot, fell_back = cycle.snapshot, isinstance(error, _FellBackError)
         return replace(
             snapshot,
             device=await self.look(),
-            pending=error,
+            applied_block=cycle.block if fell_back else snapshot.applied_block,
+            pending=str(error),
+            fell_back=fell_back,
             error_count=snapshot.error_count + 1,
-            last_error=error,
+            last_error=str(error),
         )
 
     def _look_at_clock(self, now: float) -> WallClock:
@@ -398,6 +446,20 @@ class _Known:
     closed: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Brought:
+    """What a compare came to."""
+
+    known: _Known
+    change: DeviceChange
+    repair: str
+    """What somebody else had done, in words."""
+
+
+class _FellBackError(DeviceError):
+    """A change of the interface failed, which is as before; the peers are as planned."""
+
+
 def _tell(cycle: _Cycle, plan: Plan, change: DeviceChange) -> str:
     """Say in the log what was changed, if anything was; the sentence."""
     (wanted,) = plan.devices
@@ -417,6 +479,7 @@ def _applied(cycle: _Cycle, known: _Known, change: DeviceChange, sentence: str) 
         notes=known.plan.notes,
         applied_block=cycle.block,
         pending=None,
+        fell_back=False,
         last_sentence=sentence or cycle.snapshot.last_sentence,
     )
     return Applied(snapshot=done, sentence=sentence, wanted=wanted if change else None)

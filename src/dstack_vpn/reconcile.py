@@ -15,7 +15,7 @@ from typing import Protocol
 
 import structlog
 
-from dstack_vpn.applier import Applier, note_disk_error
+from dstack_vpn.applier import Applied, Applier, note_disk_error
 from dstack_vpn.config import Settings
 from dstack_vpn.errors import StoreError
 from dstack_vpn.mesh.access import Verdict
@@ -243,7 +243,7 @@ class Reconciler:
                 if applied.wanted is not None:
                     self._conf.put(applied.wanted, membership)
                 sentence = applied.sentence
-                events += _applied_events(membership, sentence)
+                events += _device_events(membership, applied)
             elif snapshot.pending is None:
                 # Nothing that concerns the device changed: the plan of the older block stands.
                 snapshot = replace(snapshot, applied_block=membership.block.number)
@@ -400,24 +400,26 @@ class Reconciler:
         return f"this node is {own.verdict}: {own.reason}\n{would or 'nothing would change'}"
 
 
-def _applied_events(membership: Membership, sentence: str) -> tuple[Event, ...]:
-    if not sentence:
-        return ()
-    event = Event(
-        kind=EventKind.APPLIED,
-        block=membership.block.number,
-        token_id=0,
-        node_id="",
-        verdict=None,
-        detail=sentence,
+def _device_events(membership: Membership, applied: Applied) -> tuple[Event, ...]:
+    told = {EventKind.REPAIRED: applied.repair, EventKind.APPLIED: applied.sentence}
+    return tuple(
+        Event(
+            kind=kind,
+            block=membership.block.number,
+            token_id=0,
+            node_id="",
+            verdict=None,
+            detail=detail,
+        )
+        for kind, detail in told.items()
+        if detail
     )
-    return (event,)
 
 
 def _tell(old: Snapshot, new: Snapshot, events: tuple[Event, ...]) -> None:
     """Log what changed for people, once each."""
     for event in events:
-        if event.kind is not EventKind.APPLIED:
+        if event.kind not in {EventKind.APPLIED, EventKind.REPAIRED}:
             log.info(
                 f"membership.{event.kind}",
                 node_id=event.node_id,

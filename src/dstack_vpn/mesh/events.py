@@ -20,6 +20,8 @@ class EventKind(StrEnum):
     TRANSFERRED = "transferred"
     KEY_CHANGED = "key-changed"
     APPLIED = "applied"
+    REPAIRED = "repaired"
+    """Somebody else had altered the device."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -205,7 +205,7 @@ def _device_warnings(snapshot: Snapshot) -> list[HealthWarning]:
         )
     elif snapshot.pending:
         text = f"the device is not as planned: {snapshot.pending}"
-        found.append(_warn(Code.PLAN_PENDING, text, blocks=True))
+        found.append(_warn(Code.PLAN_PENDING, text, blocks=not snapshot.fell_back))
     elif snapshot.applied_block is None and snapshot.chain.membership is not None:
         found.append(_warn(Code.PLAN_PENDING, "no plan has been applied yet", blocks=True))
     return found

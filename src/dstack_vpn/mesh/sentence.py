@@ -10,6 +10,11 @@ def describe(change: DeviceChange, wanted: WantedDevice, block: int) -> str:
     """Say what a change does; empty when it does nothing."""
     if not change:
         return ""
+    return f"block {block}: {in_words(change)}; peers: {len(wanted.peers)}"
+
+
+def in_words(change: DeviceChange) -> str:
+    """The parts of a change, one after the other."""
     parts: list[str] = []
     for peer in change.peers:
         if isinstance(peer, RemovePeer):
@@ -27,4 +32,4 @@ def describe(change: DeviceChange, wanted: WantedDevice, block: int) -> str:
     shown = "; ".join(parts[:MOST])
     if len(parts) > MOST:
         shown += f"; and {len(parts) - MOST} more"
-    return f"block {block}: {shown}; peers: {len(wanted.peers)}"
+    return shown

@@ -147,6 +147,11 @@ class Snapshot:
     """Newest block whose plan is on the device; None before the first."""
     pending: str | None
     """Why the device is not as planned, or None when it is."""
+    fell_back: bool = False
+    """The peers are as planned, the interface is as it was before what is pending was tried."""
+    repairs: int = 0
+    """Times that the device was found altered by somebody else, and put right."""
+    last_repair: str | None = None
     closed: str | None
     """Why all peers were removed although they are members, or None."""
     error_count: int
