@@ -35,7 +35,7 @@ from dstack_vpn.variables import PLAIN_SECRETS, SETTING_NAMES
 from dstack_vpn.web.app import make_app
 from dstack_vpn.web.render import render_health, render_stats
 from dstack_vpn.web.server import HealthServer
-from dstack_vpn.wireguard.conf import conf_sections
+from dstack_vpn.wireguard.conf import About, conf_sections
 from dstack_vpn.wireguard.conffile import write_private
 from dstack_vpn.wireguard.link import check_ranges, ipv6_enabled, ipv6_warning, on_link_networks
 from dstack_vpn.wireguard.userspace import UserspaceDevice
@@ -367,7 +367,8 @@ async def build(
 
     def write(wanted: WantedDevice, membership: Membership) -> None:
         block = membership.block
-        text = conf_sections(wanted, block=block.number, block_hash=block.hash, private_key=key)
+        about = About(block=block.number, block_hash=block.hash, block_time=block.timestamp)
+        text = conf_sections(wanted, about, private_key=key)
         write_private(settings.wireguard_conf, text)
 
     reconciler = Reconciler(

@@ -26,7 +26,7 @@ from dstack_vpn.mesh.membership import Address, Node
 from dstack_vpn.store import Store
 from dstack_vpn.web.answer import JsonAnswer
 from dstack_vpn.web.render import render_access, render_health, render_stats, render_wireguard
-from dstack_vpn.wireguard.conf import render_conf
+from dstack_vpn.wireguard.conf import About, render_conf
 from lab.chain import CHAIN_ID, RpcError
 from lab.published import PublishedAccess
 from mesh.build import BLOCK, NOW, WALL_NOW, decide, device_of, key_of, membership, plan_for
@@ -206,7 +206,7 @@ def test_requirement_37_hostile_text_breaks_nothing_on_its_way(
     assert set(device.peers) == {key_of(3)}
     assert device.peers[key_of(3)].endpoint is None
 
-    file = render_conf(device, block=1, block_hash=text)
+    file = render_conf(device, About(block=1, block_hash=text))
     assert file.isascii()
     assert file.count("[Peer]") == 1
     assert len(file) < 2000

@@ -3,12 +3,15 @@
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dstack_vpn.mesh.diff import diff
 from dstack_vpn.mesh.keys import PrivateKey
-from dstack_vpn.wireguard.conf import render_conf
+from dstack_vpn.mesh.rollback import InterfaceSettings, Rollback
+from dstack_vpn.wireguard.conf import About, render_conf
+from dstack_vpn.wireguard.conffile import write_private
 from dstack_vpn.wireguard.userspace import UserspaceDevice
 from lab.fixtures import need_lab
 from lab.process import run
@@ -24,10 +27,24 @@ WANTED = device(
 )
 
 
+CONFIGURED = InterfaceSettings(listen_port=51820, mtu=None)
+ROLLBACK = Rollback(state=7, block=12, made_at=1, listen_port=51821, mtu=None, replaced=CONFIGURED)
+ABOUT = About(
+    block=17,
+    block_hash="0xab12",
+    block_time=1_750_000_007,
+    configured=CONFIGURED,
+    in_force=ROLLBACK.in_force(CONFIGURED),
+)
+
+
 def test_a_whole_file() -> None:
-    """Sorted, with the block it belongs to and who each peer is, and without the private key."""
-    assert render_conf(WANTED, block=17, block_hash="0xab12") == (
-        "# written by dstack-vpn for block 17 0xab12; changes are overwritten\n"
+    """Sorted, with what it is about and who each peer is, and without the private key."""
+    assert render_conf(WANTED, ABOUT) == (
+        "# written by dstack-vpn for block 17 0xab12 of 2025-06-15T15:06:47Z; changes are"
+        " overwritten\n"
+        "# settings: LISTEN_PORT=51820 MTU=auto\n"
+        "# rolled back to state 7 of block 12: LISTEN_PORT is 51821 instead of 51820\n"
         "[Interface]\n"
         "Address = 10.213.0.9/16, fd59:11ea:eff5::9/48\n"
         "ListenPort = 51820\n"
@@ -50,8 +67,8 @@ def test_a_whole_file() -> None:
 
 def test_the_private_key_only_when_asked_for() -> None:
     """It is in the file when it is handed over, on its own line, and nowhere else."""
-    without = render_conf(WANTED, block=None, block_hash=None)
-    text = render_conf(WANTED, block=None, block_hash=None, private_key=PRIVATE_KEY)
+    without = render_conf(WANTED, About(block=None))
+    text = render_conf(WANTED, About(block=None), private_key=PRIVATE_KEY)
     line = f"PrivateKey = {PRIVATE_KEY.reveal()}\n"
     assert text.replace(line, "") == without
     assert text.count(line) == 1
@@ -60,8 +77,8 @@ def test_the_private_key_only_when_asked_for() -> None:
 def test_the_order_of_peers_does_not_matter() -> None:
     """The same device gives the same bytes."""
     turned = replace(WANTED, peers=dict(reversed(list(WANTED.peers.items()))))
-    assert render_conf(turned, block=1, block_hash="x") == render_conf(
-        WANTED, block=1, block_hash="x"
+    assert render_conf(turned, About(block=1, block_hash="x")) == render_conf(
+        WANTED, About(block=1, block_hash="x")
     )
 
 
@@ -70,8 +87,8 @@ def test_the_order_of_peers_does_not_matter() -> None:
 def test_nothing_hostile_can_break_a_line(node_id: str, block_hash: str) -> None:
     """Whatever stands in a name or a hash, the file has the lines that it should have."""
     hostile = replace(peer(1), node_id=node_id)
-    text = render_conf(device(PRIVATE_KEY, hostile), block=1, block_hash=block_hash)
-    plain = render_conf(device(PRIVATE_KEY, peer(1)), block=1, block_hash="x")
+    text = render_conf(device(PRIVATE_KEY, hostile), About(block=1, block_hash=block_hash))
+    plain = render_conf(device(PRIVATE_KEY, peer(1)), About(block=1, block_hash="x"))
     assert text.isascii()
     assert [line for line in text.splitlines() if not line.startswith("#")] == [
         line for line in plain.splitlines() if not line.startswith("#")
@@ -79,21 +96,50 @@ def test_nothing_hostile_can_break_a_line(node_id: str, block_hash: str) -> None
     assert len(text.splitlines()) == len(plain.splitlines())
 
 
+@pytest.mark.parametrize("seconds", [-(2**70), -1, 0, 2**40, 2**70])
+def test_a_time_that_no_calendar_has(seconds: int) -> None:
+    """A chain may say anything of its blocks; the file is written all the same."""
+    text = render_conf(WANTED, About(block=1, block_hash="0xab", block_time=seconds))
+    assert text.startswith("# written by dstack-vpn for block 1 0xab")
+    assert text.splitlines()[1] == "[Interface]"
+
+
+HOSTILE = (
+    "node-1",
+    "a\n[Peer]\nPublicKey = " + key(9).text,
+    "a\r\nPostUp = touch /tmp/x\u2028[Interface]",
+    "# \x00\x1b]0;\x07" + "x" * 300,
+    "\N{RIGHT-TO-LEFT OVERRIDE}\ud800",
+)
+
+
 async def test_the_tools_take_the_file(tmp_path: Path) -> None:
-    """`wg-quick strip` reads it and `wg setconf` makes a device as wanted of it."""
+    """`wg-quick strip` reads it and `wg setconf` makes a device of it with exactly the peers.
+
+    IPv4 and IPv6, endpoints of both and none, and whatever stands in names and hashes.
+    """
     need_lab()
     name = unique_name()
-    wanted = replace(WANTED, name=name, listen_port=42042)
+    ends = (None, at("192.0.2.7", 1), at("2001:db8::1", 65535), at("::ffff:192.0.2.9"), None)
+    peers = [
+        replace(peer(number, endpoint=end, keepalive=number * 5), node_id=node_id)
+        for number, (node_id, end) in enumerate(zip(HOSTILE, ends, strict=True), 1)
+    ]
+    wanted = device(
+        PRIVATE_KEY, *peers, name=name, listen_port=42042, addresses=("fd59::9/48", "10.213.0.9/16")
+    )
     path = tmp_path / f"{name}.conf"
-    text = render_conf(wanted, block=1, block_hash="0xab", private_key=PRIVATE_KEY)
-    path.write_text(text)
-    path.chmod(0o600)
+    about = replace(ABOUT, block_hash="0x\n[Peer]\n")
+    write_private(path, render_conf(wanted, about, private_key=PRIVATE_KEY))
     stripped = (await run("wg-quick", "strip", str(path))).out
     made = UserspaceDevice(name, PRIVATE_KEY, marker_path=tmp_path / "marker")
     await made.create()
     try:
         await run("wg", "setconf", name, "/dev/stdin", text=stripped)
-        change = diff(wanted, await made.seen())
+        seen = await made.seen()
+        assert seen is not None
+        assert seen.peers.keys() == wanted.peers.keys()
+        change = diff(wanted, seen)
         assert change.peers == ()
         assert (change.set_key, change.listen_port) == (False, None)
     finally:
@@ -106,7 +152,7 @@ async def test_wg_quick_brings_the_file_up(tmp_path: Path) -> None:
     name = unique_name()
     wanted = replace(WANTED, name=name, listen_port=42043)
     path = tmp_path / f"{name}.conf"
-    path.write_text(render_conf(wanted, block=1, block_hash="0xab", private_key=PRIVATE_KEY))
+    path.write_text(render_conf(wanted, About(block=1, block_hash="0xab"), private_key=PRIVATE_KEY))
     path.chmod(0o600)
     await run("wg-quick", "up", str(path))
     try:
