@@ -4,13 +4,14 @@ import pytest
 
 import dstack_vpn
 from cli.command import run, run_here
-from dstack_vpn.cli import contract, deploy, keys, node, nodes, state
+from dstack_vpn.cli import config, contract, deploy, keys, node, nodes, rollback, state
 
 GROUPS = {
     "keys": keys.COMMANDS,
     "contract": contract.COMMANDS,
     "node": nodes.COMMANDS | node.COMMANDS,
     "state": state.COMMANDS,
+    "config": config.COMMANDS | rollback.COMMANDS,
     "deploy": deploy.COMMANDS,
 }
 COMMANDS = [("up",), ("access",), *((g, name) for g, c in GROUPS.items() for name in c)]

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from dstack_vpn import __version__
-from dstack_vpn.cli import access, contract, deploy, keys, node, nodes, state, up
+from dstack_vpn.cli import access, config, contract, deploy, keys, node, nodes, rollback, state, up
 from dstack_vpn.cli.options import Commands, examples
 from dstack_vpn.errors import UserError
 
@@ -36,6 +36,7 @@ key_commands = _plain(help="Make and read WireGuard keys.")
 contract_commands = _plain(help="The membership contract itself.")
 node_commands = _plain(help="Nodes: who is in, and changes to the list.")
 state_commands = _plain(help="What a node keeps on disk of the chain.")
+config_commands = _plain(help="The configuration file of a node: earlier states, and the way back.")
 deploy_commands = _plain(
     callback=deploy.by_default, invoke_without_command=True, no_args_is_help=False
 )
@@ -46,6 +47,7 @@ app.add_typer(key_commands, name="keys")
 app.add_typer(contract_commands, name="contract")
 app.add_typer(node_commands, name="node")
 app.add_typer(state_commands, name="state")
+app.add_typer(config_commands, name="config")
 app.add_typer(deploy_commands, name="deploy")
 
 
@@ -58,6 +60,7 @@ _fill(key_commands, keys.COMMANDS)
 _fill(contract_commands, contract.COMMANDS)
 _fill(node_commands, {**nodes.COMMANDS, **node.COMMANDS})
 _fill(state_commands, state.COMMANDS)
+_fill(config_commands, {**config.COMMANDS, **rollback.COMMANDS})
 _fill(deploy_commands, deploy.COMMANDS)
 
 
