@@ -2,12 +2,11 @@
 
 I/O at the end, pure parsing above it. This is read before and after every change of a device, where
 a process of `ip` would cost more than the change itself, and could fail when processes are scarce.
-Writing stays with iproute2 (`link`), for it is rare. Formats: netlink(7) and rtnetlink(7); numbers
-are in the host's byte order.
+Writing stays with iproute2 (`link`), for it is rare. Formats: rtnetlink(7); `netlink` is what lies
+below it.
 """
 
 import errno
-import os
 import socket
 import struct
 from collections.abc import Iterator
@@ -17,21 +16,16 @@ from ipaddress import IPv4Interface, IPv6Interface
 from dstack_vpn.errors import DeviceError
 from dstack_vpn.mesh.device import IpInterface
 from dstack_vpn.mesh.diff import sorted_interfaces
+from dstack_vpn.wireguard import netlink
+from dstack_vpn.wireguard.netlink import DUMP, HEADER, MALFORMED, attributes
 
-# Fixed by the kernel: linux/netlink.h, linux/rtnetlink.h, linux/if_link.h, linux/if_addr.h.
-_HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence, port
-_ATTRIBUTE = struct.Struct("=HH")  # length, type
+# Fixed by the kernel: linux/rtnetlink.h, linux/if_link.h, linux/if_addr.h.
 _LINK = struct.Struct("=BxHiII")  # family, type, index, flags, change mask
 _ADDRESS = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, index
-_ERROR = struct.Struct("=i")
-_U32 = struct.Struct("=I")
-_NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _NEWLINK, _GETLINK, _NEWADDR, _GETADDR = 16, 18, 20, 22
-_REQUEST, _DUMP, _DUMP_INTERRUPTED = 0x1, 0x300, 0x10
 _IFLA_MTU = 4
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
 _IFF_UP = 0x1
-_ATTRIBUTE_TYPE = 0x3FFF
 
 _GONE = {errno.ENODEV, errno.ENXIO}
 _BUFFER = 1 << 16
@@ -39,10 +33,6 @@ _TIMEOUT = 2.0
 """Seconds; the kernel answers within the call that asks."""
 _TRIES = 5
 """Dumps that a change of the table interrupted are asked for again."""
-
-
-MALFORMED = (struct.error, ValueError, LookupError)
-"""What the parsers here raise when an answer is not as documented."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +58,7 @@ def read_link(index: int) -> LinkState | None:
     for _ in range(_TRIES):
         try:
             link = _ask(_GETLINK, 0, _LINK.pack(socket.AF_UNSPEC, 0, index, 0, 0))
-            addresses = _ask(_GETADDR, _DUMP, _ADDRESS.pack(socket.AF_UNSPEC, 0, 0, 0, index))
+            addresses = _ask(_GETADDR, DUMP, _ADDRESS.pack(socket.AF_UNSPEC, 0, 0, 0, index))
             return parse_link(link, addresses, index)
         except _InterruptedError:
             continue
@@ -102,7 +92,7 @@ def parse_link(link: bytes, addresses: bytes, index: int) -> LinkState | None:
     mtu = attributes(found[_LINK.size :])[_IFLA_MTU]
     told = (_interface(body, index) for kind, body in messages(addresses) if kind == _NEWADDR)
     return LinkState(
-        mtu=_U32.unpack(mtu)[0],
+        mtu=netlink.U32.unpack(mtu)[0],
         up=bool(flags & _IFF_UP),
         addresses=sorted_interfaces(a for a in told if a is not None and not a.is_link_local),
     )
@@ -129,53 +119,24 @@ def messages(data: bytes) -> Iterator[tuple[int, bytes]]:
         OSError: the kernel answered with an error.
         MALFORMED: not as documented.
     """
-    offset = 0
-    while offset < len(data):
-        length, kind, flags, _, _ = _HEADER.unpack_from(data, offset)
-        if not _HEADER.size <= length <= len(data) - offset:
-            raise ValueError("a netlink message is cut off")
-        body = data[offset + _HEADER.size : offset + length]
-        if flags & _DUMP_INTERRUPTED:
+    for message in netlink.split(data):
+        if message.flags & netlink.DUMP_INTERRUPTED:
             raise _InterruptedError
-        if kind == _NLMSG_ERROR:
-            (code,) = _ERROR.unpack_from(body)
-            if code:
-                raise OSError(-code, os.strerror(-code))
-        if kind == _NLMSG_DONE:
+        if message.kind == netlink.NLMSG_ERROR and (error := netlink.refusal(message)):
+            raise error
+        if message.kind == netlink.NLMSG_DONE:
             return
-        yield kind, body
-        offset += _aligned(length)
-
-
-def attributes(data: bytes) -> dict[int, bytes]:
-    """Read the attributes of a message by type; of a repeated one the last counts.
-
-    Raises:
-        MALFORMED: not as documented.
-    """
-    found: dict[int, bytes] = {}
-    offset = 0
-    while offset < len(data):
-        length, kind = _ATTRIBUTE.unpack_from(data, offset)
-        if not _ATTRIBUTE.size <= length <= len(data) - offset:
-            raise ValueError("a netlink attribute is cut off")
-        found[kind & _ATTRIBUTE_TYPE] = data[offset + _ATTRIBUTE.size : offset + length]
-        offset += _aligned(length)
-    return found
-
-
-def _aligned(length: int) -> int:
-    return (length + 3) & ~3
+        yield message.kind, message.body
 
 
 def _ask(kind: int, flags: int, body: bytes) -> bytes:
     """Send one request and bring everything that belongs to its answer."""
-    request = _HEADER.pack(_HEADER.size + len(body), kind, _REQUEST | flags, 1, 0) + body
+    request = netlink.message(kind, netlink.REQUEST | flags, 1, body)
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as kernel:
         kernel.settimeout(_TIMEOUT)
         kernel.send(request)
         answer = kernel.recv(_BUFFER)
-        while flags & _DUMP and not _complete(answer):
+        while flags & DUMP and not _complete(answer):
             answer += kernel.recv(_BUFFER)
     return answer
 
@@ -183,9 +144,9 @@ def _ask(kind: int, flags: int, body: bytes) -> bytes:
 def _complete(answer: bytes) -> bool:
     """Whether a dump has come to its end, or to an error."""
     offset = 0
-    while offset + _HEADER.size <= len(answer):
-        length, kind, _, _, _ = _HEADER.unpack_from(answer, offset)
-        if kind in {_NLMSG_DONE, _NLMSG_ERROR} or length < _HEADER.size:
+    while offset + HEADER.size <= len(answer):
+        length, kind, _, _, _ = HEADER.unpack_from(answer, offset)
+        if kind in {netlink.NLMSG_DONE, netlink.NLMSG_ERROR} or length < HEADER.size:
             return True
-        offset += _aligned(length)
+        offset += netlink.aligned(length)
     return False
