@@ -19,6 +19,8 @@ needed=(
   "dockerd:docker.io" "docker:docker.io" "docker-compose:docker-compose" "iptables:iptables"
   "debootstrap:debootstrap"
 )
+# So do the tests on WireGuard in the kernel: the virtual machine for them runs where this can be had.
+[ -z "${CI:-}" ] || [ "$(uname -m)" != x86_64 ] || needed+=("qemu-system-x86_64:qemu-system-x86")
 
 [ "$(uname -s)" = Linux ] || die "dstack-vpn needs Linux (network namespaces, TUN devices)"
 
@@ -76,6 +78,12 @@ if [ ! -d contracts/node_modules ] || due npm contracts/package-lock.json; then
   PATH="$PWD/.venv/bin:$PATH" npm ci --prefix contracts --no-audit --no-fund --loglevel=error >.stamps/npm.log 2>&1 ||
     { tail -n 20 .stamps/npm.log >&2; die "npm ci failed"; }
   stamp npm contracts/package-lock.json
+fi
+
+if [ -n "${CI:-}" ] && [ "$(uname -m)" = x86_64 ] && due vm scripts/vm-kernel; then
+  say "fetching a kernel that has WireGuard for the virtual machine of the tests"
+  scripts/vm-kernel >.stamps/vm.log 2>&1 || { tail -n 20 .stamps/vm.log >&2; die "scripts/vm-kernel failed"; }
+  stamp vm scripts/vm-kernel
 fi
 
 # Compose 2 comes in no package of Debian 12. Where it is not installed, CI builds it.
