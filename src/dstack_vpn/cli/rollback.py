@@ -59,12 +59,13 @@ def rollback(
         raise UserError(
             f"nothing is rolled back, there is no {file.path}; accepted: --undo after a rollback"
         )
+    looks = _look_for(wish, file.load())
     runs = _agent_runs(place.state_dir)
     _leave(file, wish)
     what = "back to the settings" if wish is None else f"back to {wish}: {wish.wanted}"
     if runs:
         with progress(f"{what}: waiting for the agent"):
-            taken = _wait(lambda: _shows(place.file, wish), within=patience)
+            taken = _wait(lambda: looks(_head(place.file)), within=patience)
         if not taken:
             raise DeviceError(
                 f"the agent has not taken it within {patience:g} s ({what}); it goes on trying, its"
@@ -163,15 +164,19 @@ def _head(path: Path) -> Head:
         raise unreadable(path, error) from None
 
 
-def _shows(file: Path, wish: Rollback | None) -> bool:
-    """Whether the file of the agent says that a wish is in force."""
-    head = _head(file)
-    if head.block is None or head.rolled_back_to != (wish and wish.state):
-        return False
-    if wish is None:
-        return True
-    port = wish.listen_port in {None, head.listen_port}
-    return port and wish.mtu in {None, head.mtu}
+def _look_for(wish: Rollback | None, before: Rollback | None) -> Callable[[Head], bool]:
+    """What tells by the agent's file that a wish is in force, in place of the one before."""
+    if wish is not None:
+        state, port, mtu = wish.state, wish.listen_port, wish.mtu
+    else:
+        state = None
+        port, mtu = (before.replaced.listen_port, before.replaced.mtu) if before else (None, None)
+
+    def shows(head: Head) -> bool:
+        same = head.rolled_back_to == state and port in {None, head.listen_port}
+        return same and mtu in {None, head.mtu} and head.block is not None
+
+    return shows
 
 
 def _agent_runs(directory: Path) -> bool:
