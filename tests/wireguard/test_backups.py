@@ -3,13 +3,15 @@
 import os
 import stat
 import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from dstack_vpn.mesh.keys import PrivateKey
 from dstack_vpn.wireguard import backups
-from dstack_vpn.wireguard.backups import MOST_BY_HAND, Backups, ConfFile, head_of
+from dstack_vpn.wireguard.backups import BREATH, MOST_BY_HAND, Backups, ConfFile, head_of
 from dstack_vpn.wireguard.conf import About, render_conf
 from wireguard.samples import device, peer
 
@@ -252,3 +254,22 @@ def test_the_key_is_in_no_name_and_no_repr(tmp_path: Path) -> None:
     (state,) = node.backups.states()
     assert PRIVATE_KEY.reveal() in state.path.read_text()
     assert PRIVATE_KEY.reveal() not in repr(state) + repr(head_of(state.path))
+
+
+def test_a_long_text_is_written_with_pauses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread that makes text without end would keep the loop from the interpreter."""
+    node = Node(tmp_path, most=10)
+    made: list[str] = []
+    pauses: list[int] = []
+    monkeypatch.setattr(time, "sleep", lambda _: pauses.append(len(made)))
+
+    def parts() -> Iterator[str]:
+        for number in range(5 * BREATH):
+            made.append(f"# {number}\n")
+            yield made[-1]
+
+    node.file.write(parts())
+    assert pauses == [BREATH * row for row in range(1, 6)]
+    assert node.file.path.read_text() == "".join(made)

@@ -29,6 +29,8 @@ BACKUPS_DIRECTORY = "backups"
 MOST_BYTES = 64 * 2**20
 """What all states that were kept by themselves may take on the disk."""
 MOST_BY_HAND = 10
+BREATH, PAUSE = 20, 0.0002
+"""Parts of a text that are written in a row, and the seconds between two such rows."""
 
 _NAME = re.compile(r"(\d{8,12})-(\d{8}T\d{6}Z)-(\d{1,16}|none)(-by-hand)?\.conf")
 _TIME = "%Y%m%dT%H%M%SZ"
@@ -171,12 +173,15 @@ class ConfFile:
     def write(self, text: str | Iterable[str]) -> None:
         """Replace the text, as `write_private` does, and keep what was there.
 
+        A text in parts is made and written with pauses, so that a loop in another thread is never
+        kept waiting for the interpreter: of ten thousand peers that would be tenths of a second.
+
         Raises:
             OSError: the disk refused one of the two. The text is written also where what was there
                 cannot be kept.
         """
         refused = self._keep()
-        write_private(self.path, text)
+        write_private(self.path, text if isinstance(text, str) else _with_pauses(text))
         if refused:
             raise refused
 
@@ -271,6 +276,13 @@ def _link(file: Path, path: Path) -> None:
         if error.errno not in _NO_LINKS:
             raise
         write_private(path, text_of(file))
+
+
+def _with_pauses(parts: Iterable[str]) -> Iterator[str]:
+    for number, part in enumerate(parts, 1):
+        yield part
+        if number % BREATH == 0:
+            time.sleep(PAUSE)
 
 
 def _text(raw: bytes) -> str:
