@@ -6,6 +6,7 @@ reason, and fail instead where CI is set: there a skip would hide that nothing w
 
 import os
 import shutil
+import subprocess
 from collections.abc import AsyncIterator, Generator
 
 import pytest
@@ -16,6 +17,9 @@ from lab.host import Host
 from lab.lab import Lab
 from lab.nft import AccessNFT
 from lab.world import LAB_DIR
+
+EXPECT_KERNEL = "DSTACK_VPN_EXPECT_KERNEL_WIREGUARD"
+"""Set to 1 where a kernel without WireGuard is a failure."""
 
 COMMANDS = ("ip", "bridge", "nft", "wg", "wireguard-go", "ping", "nsenter", "unshare")
 
@@ -35,6 +39,17 @@ def need_lab() -> None:
     need(os.access("/dev/net/tun", os.R_OK | os.W_OK), "/dev/net/tun cannot be opened")
     for command in COMMANDS:
         need(shutil.which(command), f"{command} is not installed")
+
+
+def need_kernel_wireguard() -> None:
+    """Ask for a kernel with WireGuard; test_vm.py brings one, and says so by a variable."""
+    words = ("ip", "link", "add", "probe", "type", "wireguard")
+    if subprocess.run(words, capture_output=True, check=False).returncode == 0:
+        subprocess.run(("ip", "link", "del", "probe"), check=True)
+    elif os.environ.get(EXPECT_KERNEL) == "1":
+        pytest.fail("the kernel was said to have WireGuard", pytrace=False)
+    else:
+        pytest.skip("this kernel has no WireGuard; scripts/vm runs one that has")
 
 
 @pytest_asyncio.fixture
