@@ -34,6 +34,8 @@ mount -t proc proc proc
 mount -t sysfs sys sys
 mount --move /dev dev
 mkdir -p dev/net dev/pts dev/shm
+ln -s /proc/self/fd dev/fd
+for name in stdin:0 stdout:1 stderr:2; do ln -s "fd/${name#*:}" "dev/${name%:*}"; done
 [ -e dev/net/tun ] || mknod dev/net/tun c 10 200
 mount -t devpts pts dev/pts
 mount -t tmpfs shm dev/shm
