@@ -4,9 +4,11 @@ The reconciler reads with `seen`, plans, and hands the difference to `apply`. Ev
 the promises below; one test suite holds them all to it.
 """
 
+from collections.abc import Sequence
 from typing import Protocol
 
-from dstack_vpn.mesh.device import DeviceChange, SeenDevice
+from dstack_vpn.errors import DeviceError
+from dstack_vpn.mesh.device import AddPeer, DeviceChange, PeerChange, SeenDevice, UpdatePeer
 
 
 class Backend(Protocol):
@@ -21,6 +23,11 @@ class Backend(Protocol):
     @property
     def name(self) -> str:
         """The interface name, such as ``wg0``."""
+        ...
+
+    @property
+    def kind(self) -> str:
+        """What carries the packets: ``kernel``, ``userspace``, or nothing: ``memory``."""
         ...
 
     async def seen(self) -> SeenDevice | None:
@@ -60,3 +67,18 @@ class Backend(Protocol):
         Only a device that is ours is ever ended; somebody else's is left alone without an error.
         """
         ...
+
+
+def subject(change: PeerChange) -> str:
+    """How a sentence names the peer of a change: its node id, or its key where that is all."""
+    match change:
+        case AddPeer(peer=wanted):
+            return wanted.node_id
+        case UpdatePeer(node_id=node_id):
+            return node_id
+    return str(change.key)
+
+
+def refused_peers(name: str, refused: Sequence[str]) -> DeviceError:
+    """Say which peers a device refused, and why; each as ``subject (reason)``."""
+    return DeviceError(f"{name} refused {len(refused)} peers: {'; '.join(refused[:3])}")

@@ -43,7 +43,7 @@ def exists(name: str) -> bool:
     Raises:
         DeviceError: that cannot be found out now.
     """
-    return _index(name) is not None
+    return index(name) is not None
 
 
 def read(name: str) -> LinkState | None:
@@ -52,8 +52,8 @@ def read(name: str) -> LinkState | None:
     Raises:
         DeviceError: the kernel refused, or answered in a form that we do not know.
     """
-    index = _index(name)
-    return None if index is None else read_link(index)
+    number = index(name)
+    return None if number is None else read_link(number)
 
 
 def seen_device(
@@ -76,12 +76,14 @@ def seen_device(
     )
 
 
-def _index(name: str) -> int | None:
+def index(name: str) -> int | None:
     """The interface's number; None only where the kernel says that there is none.
 
-    Not socket.if_nametoindex, whose one error also stands for "too many open files": a device
-    taken for gone would be ended and made anew.
+    Raises:
+        DeviceError: that cannot be found out now.
     """
+    # Not socket.if_nametoindex, whose one error also stands for "too many open files": a device
+    # taken for gone would be ended and made anew.
     request = struct.pack(_INDEX, name.encode(), 0)
     try:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as kernel:
@@ -129,6 +131,11 @@ def render_link(
         suffix = " nodad" if address.version == 6 else ""
         lines.append(f"address replace {address} dev {name}{suffix}")
     return tuple(lines)
+
+
+async def add_wireguard(name: str) -> None:
+    """Make an interface whose packets the kernel's WireGuard carries."""
+    await run("ip", "link", "add", "dev", name, "type", "wireguard")
 
 
 async def set_down(name: str) -> None:

@@ -38,7 +38,7 @@ class Marker:
     def now(cls, interface: str, process: Process | None = None) -> "Marker":
         """Make a note at this moment."""
         ticks = int(time.clock_gettime(time.CLOCK_BOOTTIME) * _TICKS)
-        return cls(interface=interface, boot=_boot(), since=ticks, process=process)
+        return cls(interface=interface, boot=boot(), since=ticks, process=process)
 
     def names(self, interface: str, process: Process, *, keyless: bool) -> bool:
         """Whether the process is the one that the note is about.
@@ -46,7 +46,7 @@ class Marker:
         A note without a process is about one that started after it was written, runs a device of
         that name, and has not been given a key by anybody.
         """
-        if self.interface != interface or self.boot != _boot():
+        if self.interface != interface or self.boot != boot():
             return False
         if self.process is not None:
             return self.process == process
@@ -88,7 +88,8 @@ def remove(path: Path) -> None:
         log.warning("marker.not_removed", path=str(path), error=error.strerror)
 
 
-def _boot() -> str:
+def boot() -> str:
+    """Which boot of the machine this is."""
     try:
         return _BOOT_ID.read_text().strip()
     except OSError:

@@ -49,6 +49,11 @@ class MemoryDevice:
     allowed: dict[PublicKey, set[IpNetwork]] = field(default_factory=dict)
     """The same, the other way round."""
 
+    @property
+    def kind(self) -> str:
+        """See `Backend.kind`."""
+        return "memory"
+
     async def seen(self) -> SeenDevice | None:
         """See `Backend.seen`."""
         self._answer()

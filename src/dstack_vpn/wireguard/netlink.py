@@ -15,6 +15,7 @@ from typing import NamedTuple
 HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence, port
 ATTRIBUTE = struct.Struct("=HH")  # length, type
 ERROR = struct.Struct("=i")  # negative errno
+GENERIC = struct.Struct("=BBH")  # command, version, reserved: linux/genetlink.h
 U8, U16, U32, U64 = (struct.Struct(f"={size}") for size in "BHIQ")
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 REQUEST, ACK, DUMP = 0x1, 0x4, 0x300

@@ -17,9 +17,10 @@ from pathlib import Path
 import structlog
 
 from dstack_vpn.errors import DeviceError, HostError
-from dstack_vpn.mesh.device import AddPeer, DeviceChange, SeenDevice, UpdatePeer
+from dstack_vpn.mesh.device import DeviceChange, SeenDevice
 from dstack_vpn.mesh.keys import PrivateKey
 from dstack_vpn.wireguard import link, process, tun
+from dstack_vpn.wireguard.backend import refused_peers, subject
 from dstack_vpn.wireguard.channel import Channel, connect
 from dstack_vpn.wireguard.claim import SOCKETS, Claim
 from dstack_vpn.wireguard.command import clean_environment
@@ -72,6 +73,11 @@ class UserspaceDevice:
         """The interface name."""
         return self._name
 
+    @property
+    def kind(self) -> str:
+        """See `Backend.kind`."""
+        return "userspace"
+
     async def seen(self) -> SeenDevice | None:
         """See `Backend.seen`."""
         state = link.read(self._name)
@@ -118,8 +124,7 @@ class UserspaceDevice:
             for request in requests.peers:
                 refused += await self._set_peers(channel, request)
         if refused:
-            shown = "; ".join(refused[:3])
-            raise DeviceError(f"{self._name} refused {len(refused)} peers: {shown}")
+            raise refused_peers(self._name, refused)
 
     async def destroy(self) -> None:
         """See `Backend.destroy`."""
@@ -196,15 +201,7 @@ class UserspaceDevice:
             for peer in request.peers:
                 refused += await self._set_peers(channel, render_peers((peer,)))
             return refused
-        peer = request.peers[0]
-        match peer:
-            case AddPeer(peer=wanted):
-                who = wanted.node_id
-            case UpdatePeer(node_id=node_id):
-                who = node_id
-            case _:
-                who = str(peer.key)
-        return [f"{who} ({os.strerror(-errno)})"]
+        return [f"{subject(request.peers[0])} ({os.strerror(-errno)})"]
 
     async def _set_settings(
         self, channel: Channel, request: Request, listen_port: int | None

@@ -1,0 +1,349 @@
+"""A device of the kernel: whose it is, and what becomes of it when something else changes it."""
+
+import asyncio
+import errno
+import json
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from structlog.testing import capture_logs
+
+from dstack_vpn.errors import DeviceError, HostError
+from dstack_vpn.mesh.device import DeviceChange, SeenDevice
+from dstack_vpn.mesh.diff import diff
+from dstack_vpn.mesh.keys import PrivateKey
+from dstack_vpn.wireguard import genetlink, link
+from dstack_vpn.wireguard.kernel import TRIES, KernelDevice
+from lab.fixtures import need_lab
+from lab.process import run
+from lab.waiting import until
+from wireguard.kernel_double import KernelDouble
+from wireguard.samples import adding, device, key, peer, unique_name
+
+PRIVATE_KEY = PrivateKey.generate()
+OTHER_KEY = PrivateKey.generate()
+
+Make = Callable[..., KernelDevice]
+
+
+@pytest_asyncio.fixture
+async def name() -> AsyncIterator[str]:
+    """A free interface name, in a lab; the interface is taken down afterwards."""
+    need_lab()
+    free = unique_name()
+    yield free
+    if link.exists(free):
+        await link.delete(free)
+
+
+@pytest.fixture
+def kernel() -> KernelDouble:
+    """The kernel's side."""
+    return KernelDouble()
+
+
+@pytest.fixture
+def note(tmp_path: Path) -> Path:
+    """Where the agent keeps its note."""
+    return tmp_path / "state/marker.kernel"
+
+
+@pytest.fixture
+def make(name: str, kernel: KernelDouble, note: Path) -> Make:
+    """Make the agent's side of the device anew, as a restarted agent does."""
+
+    def agent(private_key: PrivateKey = PRIVATE_KEY) -> KernelDevice:
+        return KernelDevice(
+            name, private_key, marker_path=note, dial=kernel.dial, add_link=kernel.add_link
+        )
+
+    return agent
+
+
+def noted(note: Path) -> Any:
+    """What the note says; None when there is none."""
+    return json.loads(note.read_text()) if note.exists() else None
+
+
+def forge(note: Path, text: str) -> None:
+    """Put something else in the note's place."""
+    note.write_text(text)
+
+
+async def look(made: KernelDevice) -> SeenDevice:
+    """Read a device that must be there."""
+    seen = await made.seen()
+    assert seen is not None
+    return seen
+
+
+async def bring(made: KernelDevice) -> SeenDevice:
+    """Create the device and give it our key and two peers."""
+    await made.create()
+    wanted = device(made._private_key, peer(1), peer(2), name=made.name)
+    await made.apply(diff(wanted, await made.seen()))
+    return await look(made)
+
+
+# -- whose it is
+
+
+async def test_our_key_is_proof(make: Make, note: Path) -> None:
+    """A device with our public key is adopted, its peers stay, and it is noted again."""
+    before = await bring(make())
+    forge(note, "{}")
+    again = make()
+    await again.create()
+    assert await again.seen() == before
+    assert noted(note)["index"] == link.index(again.name)
+
+
+async def test_our_note_is_proof(make: Make) -> None:
+    """After the node's key was changed the device is still ours, by its interface's number."""
+    await bring(make(OTHER_KEY))
+    again = make()
+    seen = await look(again)
+    assert seen.public_key == OTHER_KEY.public
+    wanted = device(PRIVATE_KEY, peer(1), name=again.name)
+    await again.apply(diff(wanted, seen))
+    assert (await look(make())).public_key == PRIVATE_KEY.public
+
+
+async def test_a_device_without_key_is_ours_if_we_were_about_to_make_it(
+    make: Make, kernel: KernelDouble, name: str
+) -> None:
+    """An agent that dies right after it made the interface has not yet noted its number."""
+    about_to = make()
+    about_to._claim.stake(None)
+    await kernel.add_link(name)
+    await make().create()
+    assert (await look(make())).public_key is None
+
+
+async def test_a_device_without_key_or_note_is_not_ours(
+    make: Make, kernel: KernelDouble, name: str
+) -> None:
+    """Somebody may be about to give it theirs."""
+    await kernel.add_link(name)
+    with pytest.raises(HostError, match="taken by a WireGuard device with another key"):
+        await make().create()
+
+
+FORGED = {
+    "another boot": {"boot": "8a1f0c6e-0000-0000-0000-000000000000"},
+    "another network": {"network": 1},
+    "another interface": {"interface": "wg9"},
+    "another number": {"index": 1},
+}
+
+
+@pytest.mark.parametrize("what", FORGED)
+async def test_a_note_of_elsewhere_proves_nothing(make: Make, note: Path, what: str) -> None:
+    """Numbers of interfaces are given again after a boot, and in each network namespace."""
+    await bring(make(OTHER_KEY))
+    forge(note, json.dumps(noted(note) | FORGED[what]))
+    with pytest.raises(HostError, match="another key"):
+        await make().seen()
+
+
+@pytest.mark.parametrize("text", ["", "[]", "7", '{"interface": "wg0"}', "\0", '{"a": 1}'])
+async def test_a_damaged_note_proves_nothing(make: Make, note: Path, text: str) -> None:
+    """It is reported, and the key decides."""
+    await bring(make())
+    forge(note, text)
+    with capture_logs() as logs:
+        await make().seen()
+        forge(note, text)
+        with pytest.raises(HostError, match="another key"):
+            await make(OTHER_KEY).seen()
+    assert {"marker.unreadable"} == {entry["event"] for entry in logs}
+
+
+async def test_a_note_that_cannot_be_written_is_reported(make: Make, note: Path) -> None:
+    """The key is proof enough; the device works."""
+    note.parent.write_text("a file where a directory should be")
+    with capture_logs() as logs:
+        await bring(make())
+    assert "marker.not_written" in {entry["event"] for entry in logs}
+    assert len((await look(make())).peers) == 2
+
+
+async def test_somebody_elses_device_is_left_alone(make: Make, note: Path) -> None:
+    """No method changes it, and each but destroy says so."""
+    before = await bring(make(OTHER_KEY))
+    forge(note, "{}")
+    ours = make()
+    change = adding(ours.name, peer(3))
+    for attempt in (ours.seen(), ours.create(), ours.apply(change)):
+        with pytest.raises(HostError, match="set another WG_INTERFACE"):
+            await attempt
+    with capture_logs() as logs:
+        await ours.destroy()
+    assert "device.not_ours" in {entry["event"] for entry in logs}
+    assert await make(OTHER_KEY).seen() == before
+
+
+async def test_an_interface_of_another_kind_is_left_alone(make: Make, name: str) -> None:
+    """A bridge, or the TUN device of a userspace WireGuard."""
+    await run("ip", "link", "add", "dev", name, "type", "bridge")
+    ours = make()
+    for attempt in (ours.seen(), ours.create()):
+        with pytest.raises(HostError, match="no WireGuard of the kernel"):
+            await attempt
+    with pytest.raises(DeviceError, match="is gone"):
+        await ours.apply(adding(name, peer(1)))
+    await ours.destroy()
+    assert link.exists(name)
+
+
+# -- what becomes of it
+
+
+async def test_what_the_kernel_has_not_is_said(make: Make, kernel: KernelDouble) -> None:
+    """A sentence that names the setting; where nothing is, nothing is seen."""
+    kernel.has_wireguard = False
+    ours = make()
+    assert await ours.seen() is None
+    await ours.destroy()
+    with pytest.raises(HostError, match="set WIREGUARD_BACKEND to auto or userspace"):
+        await ours.create()
+
+
+async def test_an_interface_that_cannot_be_made_leaves_no_note(
+    name: str, kernel: KernelDouble, note: Path
+) -> None:
+    """A keyless device of that name that comes later is not ours."""
+
+    async def refuse(_: str) -> None:
+        raise DeviceError("ip link add failed: Error: Unknown device type.")
+
+    ours = KernelDevice(name, PRIVATE_KEY, marker_path=note, dial=kernel.dial, add_link=refuse)
+    with pytest.raises(DeviceError, match="Unknown device type"):
+        await ours.create()
+    assert noted(note) is None
+
+
+async def test_a_missing_right_is_said(make: Make, kernel: KernelDouble) -> None:
+    """And nothing else is tried."""
+    ours = make()
+    await bring(ours)
+    kernel.may = False
+    for attempt in (ours.seen(), ours.create(), ours.apply(adding(ours.name, peer(3)))):
+        with pytest.raises(HostError, match="capability NET_ADMIN"):
+            await attempt
+    with capture_logs() as logs:
+        await ours.destroy()
+    assert [entry["event"] for entry in logs] == ["device.not_ours"]
+    assert link.exists(ours.name)
+
+
+async def test_a_device_that_took_the_place_of_ours_gets_no_change(
+    make: Make, kernel: KernelDouble
+) -> None:
+    """A change rests on what was read; the new device is ours, but not that one."""
+    ours = make()
+    await bring(ours)
+    await link.delete(ours.name)
+    await bring(make())
+    with pytest.raises(DeviceError, match="it was replaced"):
+        await ours.apply(adding(ours.name, peer(3)))
+    assert key(3) not in (await look(ours)).peers
+    await ours.apply(adding(ours.name, peer(3)))
+    assert key(3) in (await look(ours)).peers
+
+
+@pytest.mark.parametrize("change", [adding("", peer(3)), DeviceChange(name="", set_key=True)])
+async def test_a_device_that_goes_in_the_middle_is_gone(
+    make: Make, kernel: KernelDouble, change: DeviceChange
+) -> None:
+    """Between two messages of one change somebody may delete the interface."""
+    ours = make()
+    await bring(ours)
+    kernel.refusal = errno.ENODEV, ""
+    with pytest.raises(DeviceError, match=f"{ours.name} is gone"):
+        await ours.apply(replace(change, name=ours.name))
+
+
+async def test_a_taken_port_is_said(make: Make, kernel: KernelDouble) -> None:
+    """Like wireguard-go's: the port and the reason."""
+    ours = make()
+    await ours.create()
+    kernel.taken_ports.add(51820)
+    with pytest.raises(DeviceError, match=r"listen on UDP port 51820 \(Address already in use\)"):
+        await ours.apply(DeviceChange(name=ours.name, set_key=True, listen_port=51820))
+
+
+async def test_what_the_kernel_refuses_keeps_no_other_peer_off(
+    make: Make, kernel: KernelDouble
+) -> None:
+    """The peers of a refused request are sent one by one; the sentence names the refused."""
+    ours = make()
+    await ours.create()
+    kernel.no_memory_for |= {key(2), key(150)}
+    many = adding(ours.name, *map(peer, range(1, 201)))
+    with pytest.raises(DeviceError) as refused:
+        await ours.apply(many)
+    assert str(refused.value) == (
+        f"{ours.name} refused 2 peers: "
+        "node-2 (Cannot allocate memory); node-150 (Cannot allocate memory)"
+    )
+    assert len((await look(ours)).peers) == 198
+
+
+async def test_a_key_that_is_refused_is_said(make: Make, kernel: KernelDouble) -> None:
+    """Without the key in it."""
+    ours = make()
+    await ours.create()
+    kernel.refusal = errno.EINVAL, "no key"
+    with pytest.raises(DeviceError, match=r"refused its settings \(Invalid argument: no key\)"):
+        await ours.apply(DeviceChange(name=ours.name, set_key=True))
+
+
+async def test_a_dump_that_was_interrupted_is_read_again(make: Make, kernel: KernelDouble) -> None:
+    """As long as that may help."""
+    ours = make()
+    before = await bring(ours)
+    kernel.interrupted = TRIES - 1
+    assert await ours.seen() == before
+    kernel.interrupted = TRIES
+    with pytest.raises(DeviceError, match="it changes all the time"):
+        await ours.seen()
+
+
+async def test_reading_may_be_given_up(
+    make: Make, kernel: KernelDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What comes after a reading that was cancelled is not disturbed by it."""
+    ours = make()
+    before = await bring(ours)
+    monkeypatch.setattr(genetlink, "TIMEOUT", 0.3)
+    with kernel.lock:  # it cannot answer
+        async with asyncio.TaskGroup() as tasks:
+            asked = kernel.requests
+            reading = tasks.create_task(ours.seen())
+            await until(lambda: kernel.requests > asked, "it is being asked")
+            reading.cancel()
+    assert await ours.seen() == before
+    with kernel.lock, pytest.raises(DeviceError, match="did not answer within"):
+        await ours.seen()
+    await ours.apply(adding(ours.name, peer(3)))
+    assert key(3) in (await look(ours)).peers
+
+
+async def test_removals_are_sent_first_and_alone(make: Make, kernel: KernelDouble) -> None:
+    """No failure of anything else can delay them."""
+    ours = make()
+    await bring(ours)
+    kernel.received.clear()
+    wanted = device(PRIVATE_KEY, peer(2), peer(3), name=ours.name, listen_port=42017)
+    await ours.apply(diff(wanted, await ours.seen()))
+    first, settings, additions = kernel.received
+    assert key(1).raw in first
+    assert key(3).raw not in first
+    assert PRIVATE_KEY.raw not in b"".join(kernel.received)
+    assert key(3).raw in additions
+    assert len(settings) < 30
