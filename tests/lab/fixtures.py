@@ -43,9 +43,10 @@ def need_lab() -> None:
 
 def need_kernel_wireguard() -> None:
     """Ask for a kernel with WireGuard; test_vm.py brings one, and says so by a variable."""
-    words = ("ip", "link", "add", "probe", "type", "wireguard")
+    name = f"probe{os.getpid()}"  # workers may ask at the same time
+    words = ("ip", "link", "add", name, "type", "wireguard")
     if subprocess.run(words, capture_output=True, check=False).returncode == 0:
-        subprocess.run(("ip", "link", "del", "probe"), check=True)
+        subprocess.run(("ip", "link", "del", name), check=True)
     elif os.environ.get(EXPECT_KERNEL) == "1":
         pytest.fail("the kernel was said to have WireGuard", pytrace=False)
     else:
