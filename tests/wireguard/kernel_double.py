@@ -11,7 +11,7 @@ import socket
 import struct
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 from pathlib import Path
@@ -133,19 +133,23 @@ class KernelDouble:
         self.devices[index] = model
         await model.create()
 
-    def listen(self, path: Path) -> socket.socket:
-        """Take connections at a path, until the socket that is given back is shut down."""
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        listener.bind(str(path))
-        listener.listen()
+    @contextmanager
+    def listening(self, path: Path) -> Iterator[None]:
+        """Take connections at a path, one after the other."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+            listener.bind(str(path))
+            listener.listen()
 
-        def accept() -> None:
-            with suppress(OSError):
-                while True:
-                    self.serve(listener.accept()[0])
+            def accept() -> None:
+                with suppress(OSError):
+                    while True:
+                        self.serve(listener.accept()[0])
 
-        threading.Thread(target=accept, daemon=True).start()
-        return listener
+            thread = threading.Thread(target=accept)
+            thread.start()
+            yield
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
 
     def serve(self, sock: socket.socket) -> None:
         """Answer each request that comes, until the other side hangs up."""
