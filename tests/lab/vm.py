@@ -7,7 +7,7 @@
     scripts/vm --keep DIR --within 600 CMD...    DIR is the real one; a limit in seconds
 
 The machine sees the files of this one, with a layer in memory over them: whatever it writes is gone
-with it, except in DIR. It has no network and one processor, and what it prints comes through a
+with it, except in DIR. It has no network, one processor (two emulated ones take longer), and what it prints comes through a
 serial port (both streams as one). It starts with PATH, HOME, LANG and CI, in the same directory.
 
 Needs QEMU and virtiofsd (Debian 12: qemu-system-x86) on an x86-64 machine, and no more rights than

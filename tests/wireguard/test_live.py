@@ -32,6 +32,9 @@ CHURN_TIME = 90.0
 """Seconds for the changes there; below the 120 after which a session is renewed in any case."""
 
 
+WITHOUT_RIGHTS = ("setpriv", "--bounding-set", "-net_admin", "--inh-caps", "-net_admin")
+
+
 @pytest.fixture(params=["userspace", "kernel"])
 def kind(request: pytest.FixtureRequest) -> str:
     """What makes the devices work."""
@@ -51,11 +54,16 @@ class Node:
     private_key: PrivateKey = field(default_factory=PrivateKey.generate)
     process: Process | None = None
 
-    async def start(self) -> None:
-        """Start the agent's process; the device is made or found when the first order comes."""
+    async def start(self, *before: str) -> None:
+        """Start the agent's process; the device is made or found when the first order comes.
+
+        Args:
+            before: a command that starts it, if it is not to be started as it is.
+        """
         # The key in arguments is for tests only.
         self.process = await self.host.start(
-            sys.executable, DRIVER, self.kind, "wg0", self.private_key.reveal(), "/run/marker",
+            *before, sys.executable, DRIVER,
+            self.kind, "wg0", self.private_key.reveal(), "/run/marker",
             name="driver", env={"PYTHONPATH": str(SOURCE), "PATH": "/usr/sbin:/usr/bin"},
         )  # fmt: skip
 
@@ -188,13 +196,19 @@ async def test_a_removed_peer_is_silent_at_once(lab: Lab, kind: str) -> None:
     assert (await stream.stop()).lost > 0
 
 
-async def test_the_kernels_devices_of_others_are_left_alone(lab: Lab) -> None:
-    """An interface of another kind or key is refused and stays as it is; our key makes it ours."""
+async def test_the_kernels_refusals_and_the_devices_of_others(lab: Lab) -> None:
+    """Without rights, or with an interface of another kind or key, nothing is changed.
+
+    A device that got our key is ours.
+    """
     need_lab()
     need_kernel_wireguard()
     node = Node(await lab.host("a"), "10.98.0.1", "kernel")
-    await node.start()
     run = node.host.run
+    await node.start(*WITHOUT_RIGHTS)
+    assert "run as root or with the capability NET_ADMIN" in await node.bring()
+
+    await node.start()
     await run("ip", "link", "add", "wg0", "type", "dummy")
     assert "failed HostError: interface wg0 is taken by another program" in await node.bring()
     await run("ip", "link", "del", "wg0")
@@ -226,18 +240,10 @@ async def test_hosts_that_allow_no_device_say_what_to_do(lab: Lab) -> None:
     assert "there is no /dev/net/tun" in await node.bring()
     await node.host.run("umount", "/dev/net")
     await node.host.run("mkdir", "-p", "/run/empty")
-    node.process = await node.host.start(
-        "setpriv", "--bounding-set", "-net_admin", "--inh-caps", "-net_admin",
-        sys.executable, DRIVER, "userspace", "wg0", node.private_key.reveal(), "/run/marker",
-        name="weak", env={"PYTHONPATH": str(SOURCE), "PATH": "/usr/sbin:/usr/bin"},
-    )  # fmt: skip
+    await node.start(*WITHOUT_RIGHTS)
     said = await node.bring()
     assert "no right to make the interface wg0 (Operation not permitted)" in said
     assert "NET_ADMIN" in said
-    node.process = await node.host.start(
-        "env", "PATH=/run/empty",
-        sys.executable, DRIVER, "userspace", "wg0", node.private_key.reveal(), "/run/marker",
-        name="bare", env={"PYTHONPATH": str(SOURCE), "PATH": "/usr/sbin:/usr/bin"},
-    )  # fmt: skip
+    await node.start("env", "PATH=/run/empty")
     assert "wireguard-go is not installed" in await node.bring()
     assert not (node.host.run_dir / "marker").exists()
