@@ -347,3 +347,16 @@ async def test_removals_are_sent_first_and_alone(make: Make, kernel: KernelDoubl
     assert PRIVATE_KEY.raw not in b"".join(kernel.received)
     assert key(3).raw in additions
     assert len(settings) < 30
+
+
+async def test_peers_are_taken_off_before_the_interface(make: Make, kernel: KernelDouble) -> None:
+    """Linux deletes an empty interface at once, and one with ten thousand peers in minutes."""
+    ours = make()
+    await ours.create()
+    await ours.apply(adding(ours.name, *map(peer, range(1, 251))))
+    (model,) = kernel.devices.values()
+    kernel.received.clear()
+    await ours.destroy()
+    assert not model.peers
+    assert len(kernel.received) == 3
+    assert not link.exists(ours.name)

@@ -140,7 +140,10 @@ class KernelDevice:
     async def destroy(self) -> None:
         """See `Backend.destroy`."""
         try:
-            device = await self.look()
+            async with genetlink.connect(self._name, wgnetlink.FAMILY, self._dial) as channel:
+                device = None if channel is None else await self._read(channel)
+                if channel is not None and device is not None:
+                    await self._empty(channel, device)
         except HostError as error:
             log.warning("device.not_ours", device=self._name, reason=str(error))
             return
@@ -148,6 +151,16 @@ class KernelDevice:
             await link.delete(self._name)
             log.info("device.destroyed", device=self._name)
         self._claim.drop()
+
+    async def _empty(self, channel: Channel, device: KernelState) -> None:
+        """Take all peers off, before the interface is deleted.
+
+        A kernel that deletes an interface waits some 12 ms for each peer that it has (measured on
+        Linux 6.1: minutes for a large mesh), and not a tenth of one when told to remove a peer.
+        """
+        removals = [RemovePeer(key=key, reason="") for key in device.peers]
+        for chunk in wgnetlink.chunks(removals):
+            await self._set_peers(channel, device.index, chunk)
 
     async def require_kernel(self) -> None:
         """Make sure that the kernel has WireGuard; asking makes it load the module.
