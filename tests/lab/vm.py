@@ -7,12 +7,13 @@
     scripts/vm --keep DIR --within 600 CMD...    DIR is the real one; a limit in seconds
 
 The machine sees the files of this one, with a layer in memory over them: whatever it writes is gone
-with it, except in DIR. It has no network, one processor (two emulated ones take longer), and what it prints comes through a
-serial port (both streams as one). It starts with PATH, HOME, LANG and CI, in the same directory.
+with it, except in DIR. It has no network and one processor (two emulated ones take longer), and
+what it prints comes through a serial port, both streams as one. The command starts in the same
+directory, with PATH, HOME, LANG and CI.
 
 Needs QEMU and virtiofsd (Debian 12: qemu-system-x86) on an x86-64 machine, and no more rights than
-`scripts/lab` has. Where the processor offers virtualisation to us (KVM) the machine is about as
-fast as its host, elsewhere Python takes some 15 times as long; it boots in 3 s even then.
+`scripts/lab` has. Where the processor offers us virtualisation, KVM is used. Elsewhere Python takes
+some 15 times as long as outside, and the machine boots in 3 s.
 
 QEMU and virtiofsd die with us. Standard library only, as the lab itself.
 """
