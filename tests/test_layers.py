@@ -42,7 +42,6 @@ TESTED_BY = {
     "web/answer.py": "web/test_app.py",
     "web/server.py": "web/test_app.py",
     "wireguard/claim.py": "wireguard/test_userspace.py",
-    "wireguard/kernelclaim.py": "wireguard/test_kernel.py",
     "wireguard/marker.py": "wireguard/test_userspace.py",
     "wireguard/memory.py": "wireguard/test_backend.py",
     "wireguard/tun.py": "wireguard/test_live.py",

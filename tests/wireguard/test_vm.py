@@ -15,7 +15,12 @@ from lab.fixtures import EXPECT_KERNEL, need, need_lab
 from lab.process import run
 from lab.vm import missing
 
-TESTS = ("test_backend.py", "test_live.py", "test_choose.py::test_a_real_kernel_is_chosen")
+TESTS = (
+    "test_backend.py",
+    "test_live.py",
+    "test_kernelclaim.py",
+    "test_choose.py::test_a_real_kernel_is_chosen",
+)
 CHOSEN = "kernel and not double"
 LIMIT = 300.0
 """Seconds; it takes about 110 where the processor is emulated and nothing else runs."""
