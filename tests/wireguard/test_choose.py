@@ -121,7 +121,10 @@ async def test_a_device_that_is_there_is_kept(wish: Open, kind: str, again: str)
     before = await wish(kind)
     await bring(before)
     index = link.index(before.name)
-    chosen = await wish(kind if again == "same" else again)
+    with capture_logs() as logs:
+        chosen = await wish(kind if again == "same" else again)
+    wished = f"WIREGUARD_BACKEND is {kind}"
+    assert logs[-1]["reason"] == (wished if again == "same" else "our device is there already")
     await chosen.create()
     assert chosen.kind == kind
     assert await has_our_peer(chosen)

@@ -1,6 +1,8 @@
 """Whose device of the kernel is it: on Linux itself where it has WireGuard, and with its double."""
 
+import asyncio
 import json
+import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,8 @@ from wireguard.samples import adding, device, peer, unique_name
 
 PRIVATE_KEY = PrivateKey.generate()
 OTHER_KEY = PrivateKey.generate()
+
+SOURCE = Path(__file__).parents[2] / "src"
 
 Make = Callable[..., KernelDevice]
 
@@ -63,7 +67,9 @@ def make(name: str, note: Path, double: KernelDouble | None, add_link: AddLink) 
     """Make the agent's side of the device anew, as a restarted agent does."""
     dial = genetlink.dial if double is None else double.dial
 
-    def agent(private_key: PrivateKey = PRIVATE_KEY) -> KernelDevice:
+    def agent(
+        private_key: PrivateKey = PRIVATE_KEY, *, add_link: AddLink = add_link
+    ) -> KernelDevice:
         return KernelDevice(name, private_key, marker_path=note, dial=dial, add_link=add_link)
 
     return agent
@@ -116,14 +122,46 @@ async def test_our_note_is_proof(make: Make) -> None:
 
 
 async def test_a_device_without_key_is_ours_if_we_were_about_to_make_it(
-    make: Make, add_link: AddLink, name: str
+    make: Make, add_link: AddLink, note: Path
 ) -> None:
-    """An agent that dies right after it made the interface has not yet noted its number."""
-    about_to = make()
-    about_to._claim.stake(None)
-    await add_link(name)
+    """An agent that ends right after it made the interface has not yet noted its number."""
+
+    async def end(name: str) -> None:
+        await add_link(name)
+        raise asyncio.CancelledError
+
+    with pytest.raises(asyncio.CancelledError):
+        await make(add_link=end).create()
+    assert noted(note)["index"] is None
+    again = make()
+    await again.create()
+    assert (await look(again)).public_key is None
+    assert noted(note)["index"] == link.index(again.name)
+
+
+async def test_a_device_that_somebody_gave_a_key_is_not_what_we_were_about_to_make(
+    make: Make, note: Path
+) -> None:
+    """Another program may have been faster."""
+    await bring(make(OTHER_KEY))
+    forge(note, json.dumps(noted(note) | {"index": None}))
+    with pytest.raises(HostError, match="another key"):
+        await make().create()
+
+
+async def test_a_note_says_where_its_numbers_hold(make: Make, note: Path) -> None:
+    """This boot, and this network namespace, which has a number of its own."""
     await make().create()
-    assert (await look(make())).public_key is None
+    here = noted(note)
+    boot = (await run("cat", "/proc/sys/kernel/random/boot_id")).out.strip()
+    assert (here["boot"], here["interface"]) == (boot, make().name)
+    ask = "from dstack_vpn.wireguard import kernelclaim as k; print(k._network_namespace())"
+    numbers = [
+        int((await run(*before, sys.executable, "-c", ask, env={"PYTHONPATH": str(SOURCE)})).out)
+        for before in ((), ("unshare", "--net"))
+    ]
+    assert numbers[0] == here["network"]
+    assert len({0, *numbers}) == 3
 
 
 async def test_a_device_without_key_or_note_is_not_ours(

@@ -258,6 +258,8 @@ def test_a_device_without_anything_is_read() -> None:
     """No key, no peers."""
     state = read(octets("00 01 0000 0800 0100 07000000"))
     assert (state.public_key, state.listen_port, state.peers) == (None, 0, {})
+    zeroes = octets(f"00 01 0000 0800 0100 07000000 2400 0400 {'00' * 32}")
+    assert read(zeroes).public_key is None
 
 
 def entry(*attributes: str) -> bytes:
