@@ -105,6 +105,11 @@ class Applier:
         self._retry_delay = RETRY_FIRST
         self._clock = WallClock()
 
+    def configure(self, local: LocalNode) -> None:
+        """Plan with other settings of this node from the next cycle on."""
+        self._local = local
+        self.request_compare()
+
     def request_compare(self) -> None:
         """Make the next cycle look at the device, whatever else is due."""
         self._compare_asked = True
@@ -276,10 +281,15 @@ class Applier:
             log.error("device.failed", error=str(error), block=cycle.block, retry_at=self._retry_at)
             failed = await self._failed(cycle, error)
             return Applied(snapshot=failed, sentence="", wanted=None)
+        first = self._known is None
         self._retry_at, self._retry_delay = None, RETRY_FIRST
         self._known = brought.known
         sentence = _tell(cycle, brought.known.plan, brought.change)
         done = _applied(cycle, brought.known, brought.change, sentence)
+        if first:
+            # What an earlier run wrote of this device may be about other settings.
+            (wanted,) = brought.known.plan.devices
+            done = replace(done, wanted=wanted)
         if not brought.repair:
             return done
         log.warning("device.repaired", what=brought.repair, block=cycle.block)

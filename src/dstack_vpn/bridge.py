@@ -21,6 +21,7 @@ from dstack_vpn.chain.providers import open_follower
 from dstack_vpn.config import Settings, load_settings
 from dstack_vpn.errors import DstackVpnError, SettingError, UserError
 from dstack_vpn.identity import load_identity
+from dstack_vpn.interface import Interface
 from dstack_vpn.mesh.access import Decision, find
 from dstack_vpn.mesh.addresses import AddressPlan
 from dstack_vpn.mesh.device import WantedDevice
@@ -28,6 +29,7 @@ from dstack_vpn.mesh.events import Event
 from dstack_vpn.mesh.health import Health, assess
 from dstack_vpn.mesh.membership import Membership
 from dstack_vpn.mesh.plan import LocalNode
+from dstack_vpn.mesh.rollback import InterfaceSettings
 from dstack_vpn.mesh.snapshot import Snapshot
 from dstack_vpn.reconcile import Reconciler
 from dstack_vpn.store import STATE_FILE, Store, claim_directory
@@ -35,10 +37,13 @@ from dstack_vpn.variables import PLAIN_SECRETS, SETTING_NAMES
 from dstack_vpn.web.app import make_app
 from dstack_vpn.web.render import render_health, render_stats
 from dstack_vpn.web.server import HealthServer
+from dstack_vpn.wireguard.backend import Backend
+from dstack_vpn.wireguard.backups import BACKUPS_DIRECTORY, Backups, ConfFile
+from dstack_vpn.wireguard.choose import open_device
 from dstack_vpn.wireguard.conf import About, conf_sections
-from dstack_vpn.wireguard.conffile import write_private
 from dstack_vpn.wireguard.link import check_ranges, ipv6_enabled, ipv6_warning, on_link_networks
-from dstack_vpn.wireguard.userspace import UserspaceDevice
+from dstack_vpn.wireguard.rollbackfile import ROLLBACK_FILE, RollbackFile
+from dstack_vpn.wireguard.underlay import best_mtu
 
 log = structlog.get_logger()
 
@@ -109,7 +114,8 @@ class WireGuardContractBridge:
         self._settings = settings or load_settings(overrides=overrides)
         self._stack = contextlib.AsyncExitStack()
         self._reconciler: Reconciler | None = None
-        self._device: UserspaceDevice | None = None
+        self._device: Backend | None = None
+        self._conf: ConfFile | None = None
         self._server: HealthServer | None = None
         self._task: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
@@ -152,7 +158,7 @@ class WireGuardContractBridge:
             server = HealthServer(app, self._settings.health_host, self._settings.health_port)
             self._server = await self._stack.enter_async_context(server)
             # Last: a stop after a start that failed must not end the device of an earlier run.
-            self._device = parts.device
+            self._device, self._conf = parts.device, parts.conf
         except BaseException:
             await self._stack.aclose()
             raise
@@ -196,10 +202,17 @@ class WireGuardContractBridge:
                     await task
             if device is not None and not keep_device:
                 await device.destroy()
-                self._settings.wireguard_conf.unlink(missing_ok=True)
+                if self._conf is not None:
+                    self._remove(self._conf)
         finally:
             await self._stack.aclose()
         log.info("bridge.stopped", device="kept" if keep_device else "down")
+
+    def _remove(self, conf: ConfFile) -> None:
+        try:
+            conf.remove()
+        except OSError as error:
+            log.error("disk.failed", error=f"{error.filename}: {error.strerror}")
 
     async def wait_stopped(self) -> None:
         """Return when the bridge has ended; raises what ended it, if that was no `stop`."""
@@ -304,8 +317,9 @@ class WireGuardContractBridge:
 class Parts:
     """What a bridge is made of."""
 
-    device: UserspaceDevice
+    device: Backend
     reconciler: Reconciler
+    conf: ConfFile
 
 
 async def build(
@@ -334,14 +348,16 @@ async def build(
     else:
         stack.callback(os.close, claim_directory(directory))
     key = load_identity(settings, create=not dry)
-    device = UserspaceDevice(
+    # Raises when the interface belongs to somebody else.
+    device = await open_device(
         settings.interface,
         key,
         marker_path=directory / f"{settings.interface}.device.json",
+        backend=settings.backend,
+        touch=not dry,
     )
     network = settings.network
     addresses = AddressPlan.of(network.chain_id, settings.contract, settings.ipv4_range)
-    await device.seen()  # raises when the interface belongs to somebody else
     await check_ranges(addresses.networks, settings.interface)
     if not (ipv6 := ipv6_enabled(settings.interface)):
         log.warning("host.ipv6_off", reason=ipv6_warning(settings.interface))
@@ -365,22 +381,40 @@ async def build(
     follower = open_follower(settings, contract_wait=0.0 if dry else settings.contract_wait)
     stack.push_async_callback(follower.aclose)
 
+    interface = Interface(
+        local,
+        InterfaceSettings(listen_port=settings.listen_port, mtu=settings.mtu),
+        # Of a dry run the wish is read only, for what has ended would be removed.
+        RollbackFile(settings.state_dir / ROLLBACK_FILE, read_only=dry),
+        auto_mtu=await best_mtu(ignoring=settings.interface),
+    )
+    conf = ConfFile(
+        settings.wireguard_conf,
+        Backups(directory / BACKUPS_DIRECTORY, most=settings.config_backups),
+    )
+
     def write(wanted: WantedDevice, membership: Membership) -> None:
         block = membership.block
-        about = About(block=block.number, block_hash=block.hash, block_time=block.timestamp)
-        text = conf_sections(wanted, about, private_key=key)
-        write_private(settings.wireguard_conf, text)
+        about = About(
+            block=block.number,
+            block_hash=block.hash,
+            block_time=block.timestamp,
+            configured=interface.configured,
+            in_force=interface.in_force,
+        )
+        conf.write(conf_sections(wanted, about, private_key=key))
 
     reconciler = Reconciler(
         settings=settings,
-        local=local,
+        local=interface.local,
         source=follower,
         device=device,
         store=store,
         write_conf=write,
         publish=publish,
+        reconfigured=interface.refresh,
     )
-    return Parts(device=device, reconciler=reconciler)
+    return Parts(device=device, reconciler=reconciler, conf=conf)
 
 
 async def dry_run(settings: Settings) -> str:

@@ -83,13 +83,19 @@ class Reconciler:
         store: Store,
         write_conf: ConfigurationWriter,
         publish: Callable[[tuple[Event, ...]], None],
+        reconfigured: Callable[[], LocalNode | None] = lambda: None,
     ) -> None:
-        """Take the parts; `publish` is called after each cycle, with its events."""
+        """Take the parts.
+
+        `publish` is called after each cycle, with its events; `reconfigured` before each, and says
+        of what this node brings to the plan what it is from then on, if that is something else.
+        """
         self._settings = settings
         self._source = source
         self._store = store
         self._conf = ConfKeeper(write_conf, self._disk_failed)
         self._publish = publish
+        self._reconfigured = reconfigured
         self._saved = store.load()
         self._saved_at = -SAVE_EVERY
         self._loaded_at = _now()
@@ -225,6 +231,8 @@ class Reconciler:
         """One cycle; returns the sentence that says what was changed, empty for nothing."""
         now = _now()
         old = self.snapshot
+        if (local := self._reconfigured()) is not None:
+            self._applier.configure(local)
         snapshot = replace(old, cycle=old.cycle + 1, chain=self._observe(now))
         self._begun = snapshot.chain
         if self._disk_error is not None:

@@ -293,8 +293,8 @@ VARIABLES: tuple[Variable, ...] = (
         default=parsers.AUTO,
         accepted=f"bytes from 1280 to 65535, or {parsers.AUTO}",
         meaning=(
-            "MTU of the interface. auto is the smallest of the links that peers are reached by,"
-            " less the 80 bytes that WireGuard needs: 1420 on most networks."
+            "MTU of the interface. auto is that of the links that lead out of this host, less the"
+            " 80 bytes that WireGuard needs: 1420 at most, 1280 at least."
         ),
     ),
     Variable(

@@ -135,7 +135,8 @@ async def test_a_wanted_stop_leaves_nothing_behind(mesh: Mesh, number: signal.Si
     assert (await one.host.run("pgrep", "-x", "wireguard-go", check=False)).code == 1
     assert list((one.host.run_dir / "wireguard").glob("*")) == []
     assert not conf.exists()
-    assert sorted(p.name for p in (one.directory / "state").iterdir()) == ["state.db"]
+    kept = sorted(p.name for p in (one.directory / "state").iterdir())
+    assert kept == ["backups", "state.db"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -4,16 +4,12 @@ import os
 import sys
 from pathlib import Path
 
-import pytest
-
 from agent.mesh import Mesh
 from dstack_vpn.wireguard.backups import Backups
 from dstack_vpn.wireguard.conftext import read_conf
 from lab.agent import INSIDE, PASSED_ON, Agent
 from lab.process import CommandError, Finished
 from lab.waiting import until
-
-pytestmark = pytest.mark.xfail(reason="the agent keeps no states and looks for no rollback yet")
 
 COMMAND = Path(sys.executable).with_name("dstack-vpn")
 

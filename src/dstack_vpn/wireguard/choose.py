@@ -25,6 +25,7 @@ async def open_device(
     *,
     marker_path: Path,
     backend: str,
+    touch: bool = True,
     dial: Dial = genetlink.dial,
     add_link: AddLink = link.add_wireguard,
 ) -> Backend:
@@ -38,6 +39,7 @@ async def open_device(
         private_key: of the node.
         marker_path: where to note that a device is ours; the kernel's note lies beside it.
         backend: ``auto``, ``kernel`` or ``userspace``, as WIREGUARD_BACKEND has it.
+        touch: False to make and end nothing; what would be made is then a guess.
         dial: how a socket to the kernel is opened.
         add_link: how an interface of the kernel's is made.
 
@@ -54,23 +56,23 @@ async def open_device(
         add_link=add_link,
     )
     userspace = UserspaceDevice(name, private_key, marker_path=marker_path)
-    chosen, reason = await _choose(backend, kernel, userspace)
+    chosen, reason = await _choose(backend, kernel, userspace, touch=touch)
     log.info("device.backend", device=name, backend=chosen.kind, reason=reason)
     return chosen
 
 
 async def _choose(
-    wish: str, kernel: KernelDevice, userspace: UserspaceDevice
+    wish: str, kernel: KernelDevice, userspace: UserspaceDevice, *, touch: bool
 ) -> tuple[Backend, str]:
     running = await _running(kernel, userspace)
     if wish == "auto":
         if running is not None:
             return running, "our device is there already"
-        return await _best(kernel, userspace)
+        return await _best(kernel, userspace) if touch else (userspace, "nothing is made")
     wanted: Backend = kernel if wish == "kernel" else userspace
     if wanted is kernel:
         await kernel.require_kernel()
-    if running is not None and running is not wanted:
+    if touch and running is not None and running is not wanted:
         log.warning("device.replaced", device=running.name, old=running.kind, new=wanted.kind)
         await running.destroy()
     return wanted, f"WIREGUARD_BACKEND is {wish}"

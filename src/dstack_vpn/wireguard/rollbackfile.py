@@ -24,9 +24,15 @@ _Stamp = tuple[int, int, int] | None
 class RollbackFile:
     """The file of one node."""
 
-    def __init__(self, path: Path) -> None:
-        """Take its path; nothing is read yet."""
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        """Take its path; nothing is read yet.
+
+        Args:
+            path: of the file.
+            read_only: leave also what has ended.
+        """
         self.path = path
+        self._read_only = read_only
         self._seen: _Stamp = None
 
     def changed(self) -> bool:
@@ -85,7 +91,7 @@ class RollbackFile:
 
     def _remove_ended(self) -> None:
         # Otherwise it would be in force again as soon as somebody sets the old value.
-        if self.changed():
+        if self._read_only or self.changed():
             return  # somebody has just left another one
         try:
             self.remove()
