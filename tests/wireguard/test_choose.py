@@ -20,7 +20,7 @@ from wireguard.samples import device, key, peer, unique_name
 
 PRIVATE_KEY = PrivateKey.generate()
 
-Open = Callable[[str], Awaitable[Backend]]
+Open = Callable[..., Awaitable[Backend]]
 
 
 @pytest.fixture
@@ -40,12 +40,13 @@ def name() -> str:
 async def wish(name: str, kernel: KernelDouble, tmp_path: Path) -> AsyncIterator[Open]:
     """Choose as a newly started agent does; what is there in the end is taken down."""
 
-    async def choose(backend: str) -> Backend:
+    async def choose(backend: str, *, touch: bool = True) -> Backend:
         return await open_device(
             name,
             PRIVATE_KEY,
             marker_path=tmp_path / "marker",
             backend=backend,
+            touch=touch,
             dial=kernel.dial,
             add_link=kernel.add_link,
         )
@@ -172,6 +173,23 @@ async def test_somebody_elses_interface_is_left_alone(
     with pytest.raises(HostError, match="set another WG_INTERFACE"):
         await wish(backend)
     await link.delete(name)
+
+
+async def test_who_only_looks_makes_nothing(wish: Open) -> None:
+    """What would carry the packets cannot be known then, and the log says so."""
+    with capture_logs() as logs:
+        chosen = await wish("auto", touch=False)
+    assert not link.exists(chosen.name)
+    assert logs[-1]["reason"] == "nothing is made"
+
+
+@pytest.mark.parametrize(("old", "new"), [("kernel", "userspace"), ("userspace", "kernel")])
+async def test_who_only_looks_ends_nothing(wish: Open, old: str, new: str) -> None:
+    """The device that would be replaced is the one that can be read."""
+    await bring(await wish(old))
+    chosen = await wish(new, touch=False)
+    assert chosen.kind == old
+    assert await has_our_peer(chosen)
 
 
 async def test_a_real_kernel_is_chosen(name: str, tmp_path: Path) -> None:

@@ -72,7 +72,12 @@ async def _choose(
     wanted: Backend = kernel if wish == "kernel" else userspace
     if wanted is kernel:
         await kernel.require_kernel()
-    if touch and running is not None and running is not wanted:
+    if running is not None and running is not wanted:
+        if not touch:
+            return (
+                running,
+                f"our device is there; WIREGUARD_BACKEND is {wish}, so it would be ended",
+            )
         log.warning("device.replaced", device=running.name, old=running.kind, new=wanted.kind)
         await running.destroy()
     return wanted, f"WIREGUARD_BACKEND is {wish}"
