@@ -14,9 +14,10 @@ first.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import structlog
 
@@ -27,6 +28,7 @@ from dstack_vpn.mesh.clock import WallClock
 from dstack_vpn.mesh.device import (
     AddPeer,
     DeviceChange,
+    IpInterface,
     RemovePeer,
     SeenDevice,
     WantedDevice,
@@ -70,6 +72,13 @@ class Applied:
     """What somebody else had done to the device, as it was put right; empty for nothing."""
 
 
+class HostPolicy(Protocol):
+    """The part of `wireguard.policy` that is needed here."""
+
+    async def hold(self, addresses: Sequence[IpInterface]) -> tuple[str, ...]:
+        """Put in place what is missing; what that was, in words. May raise DeviceError."""
+
+
 class Applier:
     """Brings one device to the plan, and keeps it there."""
 
@@ -81,6 +90,7 @@ class Applier:
         resolver: Resolver,
         sync_interval: float,
         has_news: Callable[[], bool] = lambda: False,
+        policy: HostPolicy | None = None,
     ) -> None:
         """Take the parts.
 
@@ -91,12 +101,14 @@ class Applier:
             sync_interval: seconds between full compares.
             has_news: whether members changed since the cycle that is under way began; a compare
                 of the device is put off then.
+            policy: what the host's routing has to say of the mesh; None to leave that alone.
         """
         self._local = local
         self._device = device
         self._resolver = resolver
         self._sync_interval = sync_interval
         self._has_news = has_news
+        self._policy = policy
         self._since: dict[PublicKey, float] = {}
         self._known: _Known | None = None
         self._compare_at = 0.0
@@ -339,9 +351,18 @@ class Applier:
                 seen = await self._see()
             else:
                 seen = patched(seen, change)
+        held = await self._hold(seen)
+        if self._known is not None and held:
+            repair = "; ".join((repair, *held) if repair else held)
         change = replace(change, peers=removed + change.peers)
         self._remember(change, now)
         return _Brought(_Known(plan, seen, cycle.own, snapshot.closed), change, repair)
+
+    async def _hold(self, seen: SeenDevice) -> tuple[str, ...]:
+        """See that the host's routing is as it should be; what was not, in words."""
+        if self._policy is None:
+            return ()
+        return await self._policy.hold(seen.addresses if seen.up else ())
 
     async def _fall_back(self, wanted: WantedDevice, seen: SeenDevice, error: DeviceError) -> None:
         """Take the interface back to its last good state where a change of it failed half-way.

@@ -42,6 +42,7 @@ from dstack_vpn.wireguard.backups import BACKUPS_DIRECTORY, Backups, ConfFile
 from dstack_vpn.wireguard.choose import open_device
 from dstack_vpn.wireguard.conf import About, conf_sections
 from dstack_vpn.wireguard.link import check_ranges, ipv6_enabled, ipv6_warning, on_link_networks
+from dstack_vpn.wireguard.policy import Policy
 from dstack_vpn.wireguard.rollbackfile import ROLLBACK_FILE, RollbackFile
 from dstack_vpn.wireguard.underlay import best_mtu
 
@@ -114,8 +115,7 @@ class WireGuardContractBridge:
         self._settings = settings or load_settings(overrides=overrides)
         self._stack = contextlib.AsyncExitStack()
         self._reconciler: Reconciler | None = None
-        self._device: Backend | None = None
-        self._conf: ConfFile | None = None
+        self._parts: Parts | None = None
         self._server: HealthServer | None = None
         self._task: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
@@ -157,8 +157,10 @@ class WireGuardContractBridge:
             app = make_app(self, self._settings)
             server = HealthServer(app, self._settings.health_host, self._settings.health_port)
             self._server = await self._stack.enter_async_context(server)
+            # Until this node is a member, too, nothing for the mesh leaves in the clear.
+            await parts.policy.hold(())
             # Last: a stop after a start that failed must not end the device of an earlier run.
-            self._device, self._conf = parts.device, parts.conf
+            self._parts = parts
         except BaseException:
             await self._stack.aclose()
             raise
@@ -192,7 +194,7 @@ class WireGuardContractBridge:
         """
         task, self._task = self._task, None
         # Once: a device that was kept stays, whoever stops again.
-        device, self._device = self._device, None
+        parts, self._parts = self._parts, None
         try:
             if task is not None:
                 if self._reconciler is not None:
@@ -200,19 +202,13 @@ class WireGuardContractBridge:
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError, DstackVpnError):
                     await task
-            if device is not None and not keep_device:
-                await device.destroy()
-                if self._conf is not None:
-                    self._remove(self._conf)
+            if parts is not None and not keep_device:
+                await parts.device.destroy()
+                await parts.policy.release()
+                _remove(parts.conf)
         finally:
             await self._stack.aclose()
         log.info("bridge.stopped", device="kept" if keep_device else "down")
-
-    def _remove(self, conf: ConfFile) -> None:
-        try:
-            conf.remove()
-        except OSError as error:
-            log.error("disk.failed", error=f"{error.filename}: {error.strerror}")
 
     async def wait_stopped(self) -> None:
         """Return when the bridge has ended; raises what ended it, if that was no `stop`."""
@@ -320,6 +316,7 @@ class Parts:
     device: Backend
     reconciler: Reconciler
     conf: ConfFile
+    policy: Policy
 
 
 async def build(
@@ -348,6 +345,9 @@ async def build(
     else:
         stack.callback(os.close, claim_directory(directory))
     key = load_identity(settings, create=not dry)
+    network = settings.network
+    addresses = AddressPlan.of(network.chain_id, settings.contract, settings.ipv4_range)
+    await check_ranges(addresses.networks, settings.interface)
     # Raises when the interface belongs to somebody else.
     device = await open_device(
         settings.interface,
@@ -356,9 +356,6 @@ async def build(
         backend=settings.backend,
         touch=not dry,
     )
-    network = settings.network
-    addresses = AddressPlan.of(network.chain_id, settings.contract, settings.ipv4_range)
-    await check_ranges(addresses.networks, settings.interface)
     if not (ipv6 := ipv6_enabled(settings.interface)):
         log.warning("host.ipv6_off", reason=ipv6_warning(settings.interface))
     store = Store(directory / STATE_FILE)
@@ -377,6 +374,11 @@ async def build(
         endpoint_template=settings.endpoint_template,
         ipv6=ipv6,
         on_link=await on_link_networks(ignoring=settings.interface),
+    )
+    policy = Policy(
+        settings.interface,
+        [n for n in addresses.networks if ipv6 or n.version == 4],
+        forwarding=settings.forwarding,
     )
     follower = open_follower(settings, contract_wait=0.0 if dry else settings.contract_wait)
     stack.push_async_callback(follower.aclose)
@@ -413,8 +415,9 @@ async def build(
         write_conf=write,
         publish=publish,
         reconfigured=interface.refresh,
+        policy=policy,
     )
-    return Parts(device=device, reconciler=reconciler, conf=conf)
+    return Parts(device=device, reconciler=reconciler, conf=conf, policy=policy)
 
 
 async def dry_run(settings: Settings) -> str:
@@ -427,6 +430,13 @@ async def dry_run(settings: Settings) -> str:
     async with contextlib.AsyncExitStack() as stack:
         parts = await build(settings, stack, dry=True)
         return await parts.reconciler.dry_run()
+
+
+def _remove(conf: ConfFile) -> None:
+    try:
+        conf.remove()
+    except OSError as error:
+        log.error("disk.failed", error=f"{error.filename}: {error.strerror}")
 
 
 def _first(error: BaseException) -> BaseException:

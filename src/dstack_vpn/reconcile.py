@@ -15,7 +15,7 @@ from typing import Protocol
 
 import structlog
 
-from dstack_vpn.applier import Applied, Applier, note_disk_error
+from dstack_vpn.applier import Applied, Applier, HostPolicy, note_disk_error
 from dstack_vpn.config import Settings
 from dstack_vpn.errors import StoreError
 from dstack_vpn.mesh.access import Verdict
@@ -84,6 +84,7 @@ class Reconciler:
         write_conf: ConfigurationWriter,
         publish: Callable[[tuple[Event, ...]], None],
         reconfigured: Callable[[], LocalNode | None] = lambda: None,
+        policy: HostPolicy | None = None,
     ) -> None:
         """Take the parts.
 
@@ -119,6 +120,7 @@ class Reconciler:
             resolver=self._resolver,
             sync_interval=settings.sync_interval,
             has_news=self._has_news,
+            policy=policy,
         )
         if self._saved:
             # At the start, news is what differs from what the last run left.

@@ -13,6 +13,8 @@ from ipaddress import ip_network
 
 from dstack_vpn.mesh.device import IpNetwork
 
+PROTOCOL = "216"
+"""By which routes of ours are known that lead to no device, ip-route(8); `policy` makes them."""
 CATCH_ALL = 1
 """Longest prefix that counts as a default route: some VPNs write theirs as two halves."""
 
@@ -34,7 +36,9 @@ class Route:
 
 
 def parse_routes(text: str, *, version: int) -> tuple[Route, ...]:
-    """Read the output of ``ip -json -4|-6 route show table all``, default routes left out.
+    """Read the output of ``ip -json -4|-6 route show table all``.
+
+    Default routes are left out, and so are those of ours that lead to no device.
 
     Raises:
         ValueError: it is not what iproute2 prints.
@@ -42,7 +46,7 @@ def parse_routes(text: str, *, version: int) -> tuple[Route, ...]:
     routes = []
     for entry in json.loads(text or "[]"):
         target = entry.get("dst", "default")
-        if target == "default":
+        if target == "default" or entry.get("protocol") == PROTOCOL:
             continue
         network = ip_network(target)
         if network.version == version and network.prefixlen > CATCH_ALL:
