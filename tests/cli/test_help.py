@@ -14,7 +14,12 @@ GROUPS = {
     "config": config.COMMANDS | rollback.COMMANDS,
     "deploy": deploy.COMMANDS,
 }
-COMMANDS = [("up",), ("access",), *((g, name) for g, c in GROUPS.items() for name in c)]
+COMMANDS = [
+    ("up",),
+    ("access",),
+    ("verify",),
+    *((g, name) for g, c in GROUPS.items() for name in c),
+]
 
 
 def test_version() -> None:

@@ -6,7 +6,19 @@ from typing import Annotated
 import typer
 
 from dstack_vpn import __version__
-from dstack_vpn.cli import access, config, contract, deploy, keys, node, nodes, rollback, state, up
+from dstack_vpn.cli import (
+    access,
+    config,
+    contract,
+    deploy,
+    keys,
+    node,
+    nodes,
+    rollback,
+    state,
+    up,
+    verify,
+)
 from dstack_vpn.cli.options import Commands, examples
 from dstack_vpn.errors import UserError
 
@@ -43,6 +55,7 @@ deploy_commands = _plain(
 
 app.command("up", epilog=up.EXAMPLES)(up.up)
 app.command("access", epilog=access.EXAMPLES)(access.access)
+app.command("verify", epilog=verify.EXAMPLES)(verify.verify)
 app.add_typer(key_commands, name="keys")
 app.add_typer(contract_commands, name="contract")
 app.add_typer(node_commands, name="node")

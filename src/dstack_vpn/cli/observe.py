@@ -1,0 +1,206 @@
+"""A node by what its own machine and the chain show, for commands that look and change nothing.
+
+They work while the agent runs, so nothing is claimed; the notes by which a device is known to be
+the node's are read as copies, for the reading of a device may renew them.
+"""
+
+import asyncio
+import contextlib
+import shutil
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from dstack_vpn.chain.follow import Follower
+from dstack_vpn.chain.providers import open_follower
+from dstack_vpn.config import Settings
+from dstack_vpn.errors import ChainError, SettingError
+from dstack_vpn.identity import ACCEPTED, load_identity
+from dstack_vpn.interface import Interface
+from dstack_vpn.mesh.access import Decision, judge, judge_self
+from dstack_vpn.mesh.addresses import AddressPlan
+from dstack_vpn.mesh.chaintime import ChainClock
+from dstack_vpn.mesh.clock import WallClock
+from dstack_vpn.mesh.device import SeenDevice
+from dstack_vpn.mesh.keys import PrivateKey, PublicKey
+from dstack_vpn.mesh.membership import Membership
+from dstack_vpn.mesh.plan import LocalNode, Plan, make_plan
+from dstack_vpn.mesh.rollback import InterfaceSettings
+from dstack_vpn.mesh.snapshot import ChainView
+from dstack_vpn.variables import KEY_FILE_VARIABLE
+from dstack_vpn.wireguard.backend import Backend
+from dstack_vpn.wireguard.choose import open_device
+from dstack_vpn.wireguard.link import ipv6_enabled
+from dstack_vpn.wireguard.rollbackfile import ROLLBACK_FILE, RollbackFile
+from dstack_vpn.wireguard.underlay import best_mtu
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observed:
+    """The chain and the device, as they were at nearly one moment."""
+
+    membership: Membership
+    view: ChainView
+    decisions: tuple[Decision, ...]
+    own: Decision
+    local: LocalNode
+    plan: Plan
+    """What the device should be; its endpoints are of no account."""
+    device: SeenDevice | None
+    backend: str
+    """What carries the device, such as ``kernel``."""
+
+
+class Observer:
+    """Looks again and again, by one follower and one device."""
+
+    def __init__(self, follower: Follower, device: Backend, local: LocalNode) -> None:
+        """Take the parts; see `observer`."""
+        self._follower = follower
+        self._device = device
+        self._local = local
+        self._clock = ChainClock()
+
+    async def look(self) -> Observed:
+        """Look at the chain, then at the device.
+
+        Raises:
+            ChainError: too few providers answer, or agree.
+            HostError: we may not read the device, or it is another program's.
+            DeviceError: the device does not answer.
+        """
+        view = await self._follower.poll()
+        membership = view.membership
+        if membership is None:
+            raise ChainError(view.last_error)
+        now = time.monotonic()
+        self._clock = self._clock.see(membership, branch=view.reorgs, now=now)
+        decisions = judge(
+            membership,
+            confirmed=view.confirmed,
+            chain_now=self._clock.at(now),
+            suspects=view.suspects,
+        )
+        own = judge_self(decisions, self._local.node_id, self._local.public_key)
+        seen = await self._device.seen()
+        plan = make_plan(
+            nodes=membership.nodes,
+            decisions=decisions,
+            own=own,
+            local=self._local,
+            seen=seen,
+            resolved={},
+            since={},
+            now=now,
+            clock=WallClock(),
+        )
+        return Observed(
+            membership=membership,
+            view=view,
+            decisions=decisions,
+            own=own,
+            local=self._local,
+            plan=plan,
+            device=seen,
+            backend=self._device.kind,
+        )
+
+
+@contextlib.asynccontextmanager
+async def observer(settings: Settings) -> AsyncIterator[Observer]:
+    """Open what is looked at, a fresh follower included, which knows nothing from the disk.
+
+    Raises:
+        SettingError: there is no key.
+        WrongChainError: the chain is not the configured one.
+        ChainError: too few providers answer, or agree.
+        HostError: the device is another program's.
+    """
+    key = known_key(settings)
+    with copied_notes(settings) as marker_path:
+        device = await open_device(
+            settings.interface,
+            key,
+            marker_path=marker_path,
+            backend=settings.backend,
+            touch=False,
+        )
+        follower = open_follower(settings)
+        try:
+            local = await local_node(settings, key.public)
+            await follower.start(None)
+            yield Observer(follower, device, local)
+        finally:
+            await follower.aclose()
+
+
+def read_device(settings: Settings) -> tuple[SeenDevice | None, str]:
+    """The device of a node by itself, whatever the chain says, and what carries it.
+
+    Raises:
+        SettingError: there is no key.
+        HostError: we may not read it, or it is another program's.
+        DeviceError: it does not answer.
+    """
+
+    async def read() -> tuple[SeenDevice | None, str]:
+        key = known_key(settings)
+        with copied_notes(settings) as marker_path:
+            device = await open_device(
+                settings.interface,
+                key,
+                marker_path=marker_path,
+                backend=settings.backend,
+                touch=False,
+            )
+            return await device.seen(), device.kind
+
+    return asyncio.run(read())
+
+
+def known_key(settings: Settings) -> PrivateKey:
+    """The node's key, which must be there.
+
+    Raises:
+        SettingError: there is none, or it is malformed.
+    """
+    path = settings.wireguard_key_file
+    with contextlib.suppress(PermissionError):  # told by `load_identity`
+        if settings.wireguard_key is None and not path.exists():
+            problem = f"names no file ({path}: not found), so this node has no key yet"
+            raise SettingError(KEY_FILE_VARIABLE, problem, ACCEPTED)
+    return load_identity(settings, create=False)
+
+
+@contextlib.contextmanager
+def copied_notes(settings: Settings) -> Iterator[Path]:
+    """Where copies of the notes about the node's device are."""
+    name = f"{settings.interface}.device.json"
+    with tempfile.TemporaryDirectory(prefix="dstack-vpn-") as directory:
+        for note in (name, f"{name}.kernel"):
+            with contextlib.suppress(OSError):  # where there is none, the device's key is the proof
+                shutil.copyfile(settings.state_dir / note, Path(directory) / note)
+        yield Path(directory) / name
+
+
+async def local_node(settings: Settings, public_key: PublicKey) -> LocalNode:
+    """What the agent brings to its plans, a rollback in force included."""
+    network = settings.network
+    local = LocalNode(
+        node_id=settings.node_id,
+        public_key=public_key,
+        interface=settings.interface,
+        listen_port=settings.listen_port,
+        mtu=0,
+        keepalive=settings.keepalive,
+        addresses=AddressPlan.of(network.chain_id, settings.contract, settings.ipv4_range),
+        static_endpoints=settings.endpoints,
+        endpoint_template=settings.endpoint_template,
+        ipv6=ipv6_enabled(settings.interface),
+    )
+    configured = InterfaceSettings(listen_port=settings.listen_port, mtu=settings.mtu)
+    wish = RollbackFile(settings.state_dir / ROLLBACK_FILE, read_only=True)
+    auto_mtu = await best_mtu(ignoring=settings.interface)
+    return Interface(local, configured, wish, auto_mtu=auto_mtu).local
