@@ -157,6 +157,7 @@ class Applier:
         Raises:
             HostError: this machine does not allow what is needed.
         """
+        snapshot = replace(snapshot, resolved=dict(self._resolver.known))
         cycle = _Cycle(snapshot, membership, own, now)
         known = self._known
         few = (

@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from dstack_vpn.mesh.access import find, judge
+from dstack_vpn.mesh.endpoint import parse_endpoint
 from dstack_vpn.mesh.health import Health, assess
 from dstack_vpn.mesh.snapshot import Alarm, AlarmCode, Snapshot
 from dstack_vpn.web.answer import JsonAnswer
@@ -272,18 +273,25 @@ def test_wireguard() -> None:
         "nodeId": "node-2",
         "tokenId": 2,
         "publicKey": key_of(2).text,
+        "verdict": "ACCESS_GRANTED",
         "endpoint": "192.0.2.7:51820",
+        "endpointSource": "roamed",
         "allowedIps": ["10.213.0.2/32"],
         "lastHandshake": "2023-11-14T22:14:59.500Z",
         "handshakeAgeSeconds": 1.0,
         "rxBytes": 2000,
         "txBytes": 20,
+        "state": "live",
         "live": True,
         "notes": [],
     }
     silent = peers[2]
     assert (silent["lastHandshake"], silent["handshakeAgeSeconds"]) == (None, None)
     assert (silent["live"], silent["endpoint"]) == (False, None)
+    assert (silent["state"], silent["endpointSource"]) == ("never", None)
+    static = {"node-2": parse_endpoint("192.0.2.7:51820")}
+    named = render_wireguard(snapshot(), wall_now=WALL_NOW, static=static)["peers"]
+    assert [p["endpointSource"] for p in named] == ["settings", "roamed", None]
     assert silent["notes"] == ["the name b.example has no address"]
 
 

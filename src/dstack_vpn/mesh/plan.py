@@ -117,19 +117,21 @@ def candidates(
     for source, text in texts.items():
         if not text:
             continue
-        parsed = _parsed(text)
-        if isinstance(parsed, str):
-            notes.append(f"endpoint from the {source} left out: {parsed}")
-        elif not isinstance(parsed.host, str) and any(parsed.host in network for network in mesh):
-            trouble = f"{parsed.host} lies inside the mesh itself"
+        endpoint = parsed(text)
+        if isinstance(endpoint, str):
+            notes.append(f"endpoint from the {source} left out: {endpoint}")
+        elif not isinstance(endpoint.host, str) and any(
+            endpoint.host in network for network in mesh
+        ):
+            trouble = f"{endpoint.host} lies inside the mesh itself"
             notes.append(f"endpoint from the {source} left out: {trouble}")
         else:
-            found.append(parsed)
+            found.append(endpoint)
     return tuple(dict.fromkeys(found)) if len(found) > 1 else tuple(found), tuple(notes)
 
 
 @lru_cache(maxsize=2**14)
-def _parsed(text: str) -> Endpoint | str:
+def parsed(text: str) -> Endpoint | str:
     """The endpoint, or what is wrong with it; planning for thousands would be mostly parsing."""
     try:
         return parse_endpoint(text)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from dstack_vpn.mesh.access import Decision
-from dstack_vpn.mesh.device import SeenDevice, WantedPeer
+from dstack_vpn.mesh.device import IpAddress, SeenDevice, WantedPeer
 from dstack_vpn.mesh.keys import PublicKey
 from dstack_vpn.mesh.membership import BlockHash, Membership, Suspects
 
@@ -143,6 +143,8 @@ class Snapshot:
     """Who is behind each key that is wanted on the device."""
     notes: Mapping[int, tuple[str, ...]]
     """By token id: what was left out of a granted node, and why."""
+    resolved: Mapping[str, tuple[IpAddress, ...]] = field(default_factory=dict)
+    """DNS name to addresses, as the plan had them."""
     applied_block: int | None
     """Newest block whose plan is on the device; None before the first."""
     pending: str | None

@@ -101,7 +101,13 @@ class _Views:
         return JsonAnswer(render_stats(snapshot, health, wall_now=self._source.wall_now()))
 
     async def wireguard(self, _request: Request) -> Response:
-        return JsonAnswer(render_wireguard(self._source.snapshot, wall_now=self._source.wall_now()))
+        shown = render_wireguard(
+            self._source.snapshot,
+            wall_now=self._source.wall_now(),
+            static=self._settings.endpoints,
+            template=self._settings.endpoint_template,
+        )
+        return JsonAnswer(shown)
 
     async def config(self, _request: Request) -> Response:
         return JsonAnswer(self._public)

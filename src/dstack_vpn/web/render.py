@@ -7,14 +7,17 @@ HTML the reader's.
 """
 
 from collections import Counter
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any
 
 from dstack_vpn.mesh.access import Decision, Verdict
 from dstack_vpn.mesh.device import SeenPeer
+from dstack_vpn.mesh.endpoint import Endpoint
 from dstack_vpn.mesh.health import Code, Health, Status
 from dstack_vpn.mesh.membership import Membership
-from dstack_vpn.mesh.plan import REJECT_AFTER
+from dstack_vpn.mesh.origin import PeerState, Source, endpoint_texts, peer_state, source_of
 from dstack_vpn.mesh.snapshot import Alarm, ProviderStatus, Snapshot
 
 Json = dict[str, Any]
@@ -90,8 +93,21 @@ def render_stats(snapshot: Snapshot, health: Health, *, wall_now: float) -> Json
     }
 
 
-def render_wireguard(snapshot: Snapshot, *, wall_now: float) -> Json:
-    """What /wireguard says: the device as it was at the end of the last cycle."""
+def render_wireguard(
+    snapshot: Snapshot,
+    *,
+    wall_now: float,
+    static: Mapping[str, Endpoint] = MappingProxyType({}),
+    template: str = "",
+) -> Json:
+    """What /wireguard says: the device as it was at the end of the last cycle.
+
+    Args:
+        snapshot: with the device.
+        wall_now: seconds since 1970.
+        static: ENDPOINTS, to tell where an endpoint came from.
+        template: ENDPOINT_TEMPLATE, likewise.
+    """
     device = snapshot.device
     if device is None:
         return {
@@ -110,7 +126,10 @@ def render_wireguard(snapshot: Snapshot, *, wall_now: float) -> Json:
         "mtu": device.mtu,
         "up": device.up,
         "addresses": [str(a) for a in device.addresses],
-        "peers": [_peer(snapshot, p, wall_now) for _, p in sorted(device.peers.items())],
+        "peers": [
+            _peer(snapshot, p, wall_now, _source(snapshot, p, static, template))
+            for _, p in sorted(device.peers.items())
+        ],
     }
 
 
@@ -246,20 +265,36 @@ def _requests_per_hour(snapshot: Snapshot, wall_now: float) -> Json:
     return {method: round(count / hours, 1) for method, count in sorted(counts.items())}
 
 
-def _peer(snapshot: Snapshot, peer: SeenPeer, wall_now: float) -> Json:
+def _source(
+    snapshot: Snapshot, peer: SeenPeer, static: Mapping[str, Endpoint], template: str
+) -> Source | None:
+    """Who named the endpoint of a peer; None where it has none, or where nobody knows the peer."""
+    wanted, membership = snapshot.peer_names.get(peer.key), snapshot.chain.membership
+    node = membership.nodes.get(wanted.token_id) if membership and wanted else None
+    if node is None:
+        return None
+    texts = endpoint_texts(node.node_id, node.endpoint, static=static, template=template)
+    return source_of(peer.endpoint, texts, snapshot.resolved)
+
+
+def _peer(snapshot: Snapshot, peer: SeenPeer, wall_now: float, source: Source | None) -> Json:
     # A peer that nobody wants (somebody added it by hand) has no name until the repair removes it.
     wanted = snapshot.peer_names.get(peer.key)
+    decision = snapshot.decisions.get(wanted.token_id) if wanted else None
     shaken = peer.last_handshake > 0
     return {
         "nodeId": wanted.node_id if wanted else None,
         "tokenId": _token_id(wanted.token_id) if wanted else None,
         "publicKey": peer.key.text,
+        "verdict": decision.verdict if decision else None,
         "endpoint": str(peer.endpoint) if peer.endpoint else None,
+        "endpointSource": source,
         "allowedIps": [str(ip) for ip in peer.allowed_ips],
         "lastHandshake": _iso(peer.last_handshake) if shaken else None,
         "handshakeAgeSeconds": _seconds(wall_now - peer.last_handshake) if shaken else None,
         "rxBytes": peer.rx_bytes,
         "txBytes": peer.tx_bytes,
+        "state": peer_state(peer, wall_now=wall_now),
         "live": _live(peer, wall_now),
         "notes": list(snapshot.notes.get(wanted.token_id, ())) if wanted else [],
     }
@@ -283,7 +318,7 @@ def _active_peers(snapshot: Snapshot, wall_now: float) -> int:
 
 
 def _live(peer: SeenPeer, wall_now: float) -> bool:
-    return peer.last_handshake > 0 and wall_now - peer.last_handshake < REJECT_AFTER
+    return peer_state(peer, wall_now=wall_now) is PeerState.LIVE
 
 
 def _block_number(snapshot: Snapshot) -> int | None:
