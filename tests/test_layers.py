@@ -44,6 +44,7 @@ TESTED_BY = {
     "wireguard/claim.py": "wireguard/test_userspace.py",
     "wireguard/marker.py": "wireguard/test_userspace.py",
     "wireguard/memory.py": "wireguard/test_backend.py",
+    "wireguard/pids.py": "wireguard/test_process.py",
     "wireguard/policy.py": "agent/test_policy.py",
     "wireguard/tun.py": "wireguard/test_live.py",
 }

@@ -10,12 +10,13 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 from dstack_vpn.errors import DeviceError, HostError
+from dstack_vpn.wireguard import pids
 
 PATIENCE = 5.0
 """Seconds that a process gets to end by itself before it is killed."""
@@ -37,16 +38,11 @@ class Process:
         """Look up who has the pid now; None for nobody, or for one that has ended."""
         if pid <= 0:
             return None
-        try:
-            stat = (_PROC / str(pid) / "stat").read_text()
-        except OSError:
-            return None
-        # The name in parentheses may hold anything, parentheses included.
-        fields = stat.rpartition(")")[2].split()
-        if fields[0] in {"Z", "X"}:
+        started = pids.start_time(pid)
+        if started is None:
             _bury(pid)
             return None
-        return cls(pid, int(fields[19]))
+        return cls(pid, started)
 
     @property
     def alive(self) -> bool:
@@ -95,16 +91,7 @@ class Process:
             HostError: we lack the right.
         """
         try:
-            with _handle(self.pid) as handle:
-                # Checked after the handle was taken: from here on it cannot change its meaning.
-                if not self.alive:
-                    return
-                if handle is None:
-                    os.kill(self.pid, number)
-                else:
-                    signal.pidfd_send_signal(handle, number)
-        except ProcessLookupError:
-            return
+            pids.send(self.pid, self.started, number)
         except PermissionError:
             raise HostError(
                 f"no right to end process {self.pid}: run as the user that started it"
@@ -175,22 +162,6 @@ async def end(process: Process) -> None:
                 return
             await asyncio.sleep(POLL)
     raise DeviceError(f"process {process.pid} cannot be ended")
-
-
-@contextlib.contextmanager
-def _handle(pid: int) -> Iterator[int | None]:
-    """Hold on to a process; None where the kernel, or a container's filter, has no such handles."""
-    try:
-        handle = os.pidfd_open(pid)
-    except ProcessLookupError:
-        raise
-    except OSError:
-        yield None
-        return
-    try:
-        yield handle
-    finally:
-        os.close(handle)
 
 
 def _bury(pid: int) -> None:
