@@ -9,6 +9,7 @@ from typing import Protocol
 
 from dstack_vpn.errors import DeviceError
 from dstack_vpn.mesh.device import AddPeer, DeviceChange, PeerChange, SeenDevice, UpdatePeer
+from dstack_vpn.wireguard.lease import Target
 
 
 class Backend(Protocol):
@@ -28,6 +29,11 @@ class Backend(Protocol):
     @property
     def kind(self) -> str:
         """What carries the packets: ``kernel``, ``userspace``, or nothing: ``memory``."""
+        ...
+
+    @property
+    def target(self) -> Target | None:
+        """Which device this is, beyond its name; None before one of ours was found or made."""
         ...
 
     async def seen(self) -> SeenDevice | None:

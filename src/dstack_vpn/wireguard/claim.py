@@ -16,6 +16,7 @@ from dstack_vpn.errors import HostError
 from dstack_vpn.mesh.keys import PublicKey
 from dstack_vpn.wireguard import link, marker, process
 from dstack_vpn.wireguard.channel import Channel, connect
+from dstack_vpn.wireguard.lease import UserspaceTarget
 from dstack_vpn.wireguard.marker import Marker
 from dstack_vpn.wireguard.process import Process
 
@@ -34,6 +35,13 @@ class Claim:
         self._public_key = public_key
         self._marker_path = marker_path
         self._known: Process | None = None
+
+    @property
+    def target(self) -> UserspaceTarget | None:
+        """The device that was found to be ours."""
+        if self._known is None:
+            return None
+        return UserspaceTarget(self.name, str(self.socket), self._known.pid, self._known.started)
 
     @asynccontextmanager
     async def reach(self) -> AsyncIterator[Channel | None]:

@@ -19,6 +19,7 @@ from dstack_vpn.wireguard import genetlink, link, wgnetlink
 from dstack_vpn.wireguard.backend import refused_peers, subject
 from dstack_vpn.wireguard.genetlink import Channel, Dial, InterruptedDumpError
 from dstack_vpn.wireguard.kernelclaim import KernelClaim
+from dstack_vpn.wireguard.lease import KernelTarget
 from dstack_vpn.wireguard.wgnetlink import DumpReader, KernelState
 
 log = structlog.get_logger()
@@ -68,6 +69,12 @@ class KernelDevice:
     def kind(self) -> str:
         """See `Backend.kind`."""
         return "kernel"
+
+    @property
+    def target(self) -> KernelTarget | None:
+        """See `Backend.target`."""
+        known = self._claim.known
+        return None if known is None else KernelTarget(self._name, known)
 
     async def seen(self) -> SeenDevice | None:
         """See `Backend.seen`."""

@@ -54,6 +54,11 @@ class MemoryDevice:
         """See `Backend.kind`."""
         return "memory"
 
+    @property
+    def target(self) -> None:
+        """See `Backend.target`; it ends with the agent."""
+        return
+
     async def seen(self) -> SeenDevice | None:
         """See `Backend.seen`."""
         self._answer()

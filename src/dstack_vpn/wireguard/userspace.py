@@ -24,6 +24,7 @@ from dstack_vpn.wireguard.backend import refused_peers, subject
 from dstack_vpn.wireguard.channel import Channel, connect
 from dstack_vpn.wireguard.claim import SOCKETS, Claim
 from dstack_vpn.wireguard.command import clean_environment
+from dstack_vpn.wireguard.lease import UserspaceTarget
 from dstack_vpn.wireguard.process import Process
 from dstack_vpn.wireguard.uapi import Request, render, render_peers
 
@@ -77,6 +78,11 @@ class UserspaceDevice:
     def kind(self) -> str:
         """See `Backend.kind`."""
         return "userspace"
+
+    @property
+    def target(self) -> UserspaceTarget | None:
+        """See `Backend.target`."""
+        return self._claim.target
 
     async def seen(self) -> SeenDevice | None:
         """See `Backend.seen`."""
