@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 TIMEOUT = 3.0
 """Seconds; the health check of the image gives up a second later."""
 
-_ALL = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - nothing is bound
+REACHED_AT = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - nothing is bound
 """Where a server that binds all addresses is found."""
 
 
@@ -33,7 +33,9 @@ def main(
         sys.stderr.write(f"HEALTH_CHECK_PORT is {port[:20]!a}; accepted: a port up to 65535\n")
         return 1
     try:
-        connection = http.client.HTTPConnection(_ALL.get(host, host), int(port), timeout=timeout)
+        connection = http.client.HTTPConnection(
+            REACHED_AT.get(host, host), int(port), timeout=timeout
+        )
         with contextlib.closing(connection):
             connection.request("GET", path)
             answer = connection.getresponse()

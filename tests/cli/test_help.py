@@ -17,6 +17,7 @@ GROUPS = {
 COMMANDS = [
     ("up",),
     ("access",),
+    ("status",),
     ("verify",),
     *((g, name) for g, c in GROUPS.items() for name in c),
 ]

@@ -16,6 +16,7 @@ from dstack_vpn.cli import (
     nodes,
     rollback,
     state,
+    status,
     up,
     verify,
 )
@@ -55,6 +56,7 @@ deploy_commands = _plain(
 
 app.command("up", epilog=up.EXAMPLES)(up.up)
 app.command("access", epilog=access.EXAMPLES)(access.access)
+app.command("status", epilog=status.EXAMPLES)(status.status)
 app.command("verify", epilog=verify.EXAMPLES)(verify.verify)
 app.add_typer(key_commands, name="keys")
 app.add_typer(contract_commands, name="contract")
