@@ -1,10 +1,14 @@
 """A change in one sentence, as it stands in the log."""
 
+from dataclasses import replace
+from ipaddress import ip_interface
+
 from dstack_vpn.mesh.device import AddPeer, DeviceChange, RemovePeer
 from dstack_vpn.mesh.diff import diff
 from dstack_vpn.mesh.sentence import MOST, describe
 from mesh.build import as_seen, device_of, key_of, node, plan_for, seen_device
 
+FOREIGN = ip_interface("10.9.0.1/24")
 WANTED = device_of(plan_for([node(1), node(2, endpoint="192.0.2.1:1")]))
 
 
@@ -39,6 +43,16 @@ def test_update_says_old_and_new() -> None:
     )
     alone = device_of(plan_for([node(1)]))
     assert describe(diff(alone, seen_device()), alone, 8) == ""
+
+
+def test_what_was_altered_by_hand_is_told_with_what_it_was() -> None:
+    """A repair of the interface says what somebody had made of it."""
+    seen = replace(as_seen(WANTED), mtu=1300, listen_port=4711, up=False, addresses=(FOREIGN,))
+    assert describe(diff(WANTED, seen), WANTED, 7) == (
+        "block 7: address 10.213.0.1/16 added; address fd59:11ea:eff5::1/48 added;"
+        " address 10.9.0.1/24 removed; link wg0 brought up; MTU 1300 -> 1420;"
+        " port 4711 -> 51820; peers: 1"
+    )
 
 
 def test_thousands_are_counted() -> None:

@@ -6,7 +6,7 @@ device.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import (
     IPv4Address,
     IPv4Interface,
@@ -156,7 +156,11 @@ class DeviceChange:
     set_key: bool = False
     """The private key must be (re)written; backends hold it, changes never carry a secret."""
     listen_port: int | None = None
+    old_port: int = field(default=0, compare=False)
+    """What the device has, for who tells of the change; 0 for nothing."""
     mtu: int | None = None
+    old_mtu: int = field(default=0, compare=False)
+    """Likewise."""
     up: bool = False
     """The link must be brought up."""
     remove_addresses: tuple[IpInterface, ...] = ()

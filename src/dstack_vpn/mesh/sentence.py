@@ -26,10 +26,16 @@ def in_words(change: DeviceChange) -> str:
     parts += [f"address {a} added" for a in change.add_addresses]
     parts += [f"address {a} removed" for a in change.remove_addresses]
     parts += [f"link {change.name} brought up"] if change.up else []
-    parts += [f"MTU {change.mtu}"] if change.mtu is not None else []
-    parts += [f"port {change.listen_port}"] if change.listen_port is not None else []
+    parts += _moved("MTU", change.old_mtu, change.mtu)
+    parts += _moved("port", change.old_port, change.listen_port)
     parts += ["key set"] if change.set_key else []
     shown = "; ".join(parts[:MOST])
     if len(parts) > MOST:
         shown += f"; and {len(parts) - MOST} more"
     return shown
+
+
+def _moved(what: str, old: int, new: int | None) -> list[str]:
+    if new is None:
+        return []
+    return [f"{what} {old} -> {new}" if old else f"{what} {new}"]
