@@ -17,7 +17,7 @@ async def test_the_table(mesh: Mesh) -> None:
     await mesh.nft.revoke(3)
 
     async def sees_the_ghost() -> bool:
-        return (await one.stats())["verdicts"]["REVOKED"] == 1
+        return bool((await one.stats())["verdicts"]["REVOKED"] == 1)
 
     await until(sees_the_ghost, "it sees the revoked one")
     await mesh.says(one, "it is live", lambda h: h["peerRegistry"]["activePeers"] == 1)

@@ -19,6 +19,7 @@ COMMANDS = [
     ("access",),
     ("status",),
     ("verify",),
+    ("why",),
     *((g, name) for g, c in GROUPS.items() for name in c),
 ]
 

@@ -19,6 +19,7 @@ from dstack_vpn.cli import (
     status,
     up,
     verify,
+    why,
 )
 from dstack_vpn.cli.options import Commands, examples
 from dstack_vpn.errors import UserError
@@ -57,6 +58,7 @@ deploy_commands = _plain(
 app.command("up", epilog=up.EXAMPLES)(up.up)
 app.command("access", epilog=access.EXAMPLES)(access.access)
 app.command("status", epilog=status.EXAMPLES)(status.status)
+app.command("why", epilog=why.EXAMPLES)(why.why)
 app.command("verify", epilog=verify.EXAMPLES)(verify.verify)
 app.add_typer(key_commands, name="keys")
 app.add_typer(contract_commands, name="contract")

@@ -43,6 +43,8 @@ class Observed:
 
     membership: Membership
     view: ChainView
+    chain_now: float
+    """Chain time, seconds since 1970."""
     decisions: tuple[Decision, ...]
     own: Decision
     local: LocalNode
@@ -77,11 +79,9 @@ class Observer:
             raise ChainError(view.last_error)
         now = time.monotonic()
         self._clock = self._clock.see(membership, branch=view.reorgs, now=now)
+        chain_now = self._clock.at(now)
         decisions = judge(
-            membership,
-            confirmed=view.confirmed,
-            chain_now=self._clock.at(now),
-            suspects=view.suspects,
+            membership, confirmed=view.confirmed, chain_now=chain_now, suspects=view.suspects
         )
         own = judge_self(decisions, self._local.node_id, self._local.public_key)
         seen = await self._device.seen()
@@ -99,6 +99,7 @@ class Observer:
         return Observed(
             membership=membership,
             view=view,
+            chain_now=chain_now,
             decisions=decisions,
             own=own,
             local=self._local,
