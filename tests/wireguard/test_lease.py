@@ -71,6 +71,12 @@ def test_what_was_written_is_read(
     assert parse(text, "another boot") is None
 
 
+def test_a_key_of_a_later_version_is_passed_over() -> None:
+    """An old guard must not cut off a node whose agent was upgraded."""
+    text = b"why=because\n" + render(LEASE, BOOT)
+    assert parse(text.rstrip(b"\n").ljust(SIZE, b"\n"), BOOT) == LEASE
+
+
 @patient
 @given(st.binary(max_size=SIZE + 1))
 def test_garbage_is_no_lease(data: bytes) -> None:

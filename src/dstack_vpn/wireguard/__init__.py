@@ -19,6 +19,12 @@
     marker.py     the note on disk by which a restarted agent knows its own device
     tun.py        why a process could not be started, as a sentence
 
+    guardian.py   the agent's side of the guard, which acts when the agent is dead
+    guard.py      the guard, a small process of its own that outlives the agent
+    lease.py      what both know of each other: until when the peers may stay
+    cutoff.py     all peers off a device at once
+    pids.py       which process has a pid, without an event loop
+
     link.py       the interface: up, MTU, addresses, routes
     rtnetlink.py  reading an interface from the kernel
     netlink.py    what all netlink messages have in common

@@ -6,7 +6,10 @@ this with the bare standard library: no dataclass, no JSON, for its memory).
 It is one small file that only root can read. The text is of lines ``key=value``, as UAPI has them,
 and filled up with line feeds to `SIZE` bytes, so that it is written in place by a single call, into
 room that the disk has given already. Nothing is flushed: after a reboot there is neither device nor
-lease. Time is that of CLOCK_BOOTTIME, which goes on in a suspended machine and is set by nobody.
+lease. The guard of an older version reads what a newer agent writes, so keys stay as they are, and
+a key that is not known is passed over.
+
+Time is that of CLOCK_BOOTTIME, which goes on in a suspended machine and is set by nobody.
 """
 
 import fcntl
