@@ -2,6 +2,7 @@
 
 from agent.commands import answer, command
 from agent.mesh import Mesh
+from lab.process import run
 
 
 async def test_a_peer_that_is_well(mesh: Mesh) -> None:
@@ -13,6 +14,8 @@ async def test_a_peer_that_is_well(mesh: Mesh) -> None:
         assert ended.out.startswith("n2 is reachable\nok       the peer is a member: token 2")
     code, told = await answer(one, "why", "n2")
     assert (code, told["reachable"], told["tokenId"]) == (0, True, 2)
+    sizes = [f["text"] for f in told["findings"] if f["subject"] == "path"]
+    assert sizes == [f"packets of full size (1420 bytes) pass by IPv{v}" for v in (4, 6)]
     endpoint = next(f for f in told["findings"] if f["subject"] == "endpoint")
     assert endpoint["text"] == f"it is spoken to at {two.host.ip4}:51820, from ENDPOINTS"
 
@@ -50,6 +53,29 @@ async def test_causes(mesh: Mesh) -> None:
     subjects = [f["subject"] for f in told["findings"]]
     assert subjects[:3] == ["peer", "own", "agent"]
     assert told["findings"][2]["grade"] == "warning"
+
+
+async def test_a_path_that_swallows_large_packets(mesh: Mesh) -> None:
+    """Nobody tells of frames that are too large; what fits is found, and advised."""
+    one, two = await mesh.join(2)
+    # The switch forwards nothing larger to that port: 60 bytes of it are WireGuard's.
+    await run("ip", "link", "set", two.host.port, "mtu", "1400")
+
+    code, told = await answer(one, "why", "n2")
+    assert code == 1
+    found = next(f for f in told["findings"] if f["subject"] == "path")
+    size = int(found["advice"].removeprefix("set MTU=").removesuffix(" on both nodes"))
+    # WireGuard pads to 16 bytes, as far as the MTU of its interface lets it.
+    assert 1400 - 60 - 16 < size <= 1400 - 60
+    assert f"only packets up to {size} of 1420 bytes pass" in told["conclusion"]
+
+    for agent in (one, two):
+        await agent.kill()
+        agent.environment["MTU"] = str(size)
+        await agent.start()
+    for agent in (one, two):
+        await agent.wait_ready()
+    assert (await answer(one, "why", "n2"))[0] == 0
 
 
 async def test_mistakes(mesh: Mesh) -> None:

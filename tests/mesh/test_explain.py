@@ -14,6 +14,7 @@ from dstack_vpn.mesh.explain import (
     Facts,
     Finding,
     Grade,
+    PathFacts,
     conclude,
     explain,
 )
@@ -187,3 +188,27 @@ def test_an_end_that_is_near() -> None:
     reachable, sentence = conclude("node-2", explain(soon))
     assert reachable
     assert "; but its access ends in 60 s" in sentence
+
+
+@pytest.mark.parametrize(
+    ("version", "largest", "grade", "words"),
+    [
+        (4, 1420, Grade.OK, "full size (1420 bytes) pass by IPv4"),
+        (6, None, Grade.WARNING, "see whether its firewall drops ICMP"),
+        (4, 1340, Grade.PROBLEM, "set MTU=1340 on both nodes"),
+        (6, 900, Grade.PROBLEM, "too narrow: IPv6 needs an MTU of 1280"),
+    ],
+)
+def test_sizes_that_pass(version: int, largest: int | None, grade: Grade, words: str) -> None:
+    """A path that swallows large packets is a problem, with the MTU that fits as the advice."""
+    findings = explain(facts(paths=(PathFacts(version=version, mtu=1420, largest=largest),)))
+    last = findings[-1]
+    assert (last.subject, last.grade) == ("path", grade)
+    assert words in f"{last.text} {last.advice}"
+    assert conclude("node-2", findings)[0] is (grade is not Grade.PROBLEM)
+
+
+def test_sizes_that_could_not_be_tried() -> None:
+    """That is told, and says nothing about the peer."""
+    last = explain(facts(path_error="no right"))[-1]
+    assert (last.grade, last.text) == (Grade.OK, "sizes not tried: no right")

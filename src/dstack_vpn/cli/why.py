@@ -11,20 +11,21 @@ from typing import Annotated, Any
 import typer
 
 from dstack_vpn.cli.agent import AgentAddress, AgentAwayError
-from dstack_vpn.cli.observe import observer
+from dstack_vpn.cli.observe import Observed, observer
 from dstack_vpn.cli.options import AsJson, EnvFile, examples
 from dstack_vpn.cli.parse import parse_node_ref
 from dstack_vpn.cli.show import plain, progress, put, put_json
 from dstack_vpn.config import Settings, load_settings
-from dstack_vpn.errors import SettingError
+from dstack_vpn.errors import HostError, SettingError
 from dstack_vpn.log import configure_logs
 from dstack_vpn.mesh.access import Decision, Verdict, find, is_node_id
 from dstack_vpn.mesh.addresses import AddressPlan
-from dstack_vpn.mesh.device import IpAddress
-from dstack_vpn.mesh.explain import AgentFacts, Facts, Finding, conclude, explain
+from dstack_vpn.mesh.device import IpAddress, SeenPeer
+from dstack_vpn.mesh.explain import AgentFacts, Facts, Finding, PathFacts, conclude, explain
 from dstack_vpn.mesh.keys import PublicKey
-from dstack_vpn.mesh.origin import Source, endpoint_texts, source_of
+from dstack_vpn.mesh.origin import PeerState, Source, endpoint_texts, peer_state, source_of
 from dstack_vpn.mesh.plan import candidates, parsed
+from dstack_vpn.wireguard.pathprobe import largest_packet
 
 RESOLVE_TIME = 5.0
 """Seconds until a name counts as one without an address."""
@@ -88,6 +89,7 @@ async def _facts(settings: Settings, env_file: Path | None, text: str) -> Facts:
     resolved = await _resolve(texts)
     notes += tuple(f"the name {name} has no address" for name, ips in resolved.items() if not ips)
     seen = observed.device.peers.get(decision.key) if observed.device and decision.key else None
+    paths, path_error = await _paths(observed, seen)
     return Facts(
         own=observed.own,
         peer=decision,
@@ -101,7 +103,28 @@ async def _facts(settings: Settings, env_file: Path | None, text: str) -> Facts:
         source=source_of(seen.endpoint if seen else None, texts, resolved),
         agent=_agent(env_file),
         wall_now=time.time(),
+        paths=paths,
+        path_error=path_error,
     )
+
+
+async def _paths(observed: Observed, peer: SeenPeer | None) -> tuple[tuple[PathFacts, ...], str]:
+    """The sizes that pass to a live peer, and why nothing could be tried."""
+    device = observed.device
+    if device is None or peer is None:
+        return (), ""
+    if peer_state(peer, wall_now=time.time()) is not PeerState.LIVE:
+        return (), ""
+    ours = {a.version for a in device.addresses}
+    targets = [n.network_address for n in peer.allowed_ips if n.version in ours]
+    try:
+        sizes = await asyncio.gather(*(largest_packet(ip, mtu=device.mtu) for ip in targets))
+    except HostError as error:
+        return (), str(error)
+    return tuple(
+        PathFacts(version=ip.version, mtu=device.mtu, largest=size)
+        for ip, size in zip(targets, sizes, strict=True)
+    ), ""
 
 
 def find_peer(text: str, decisions: Sequence[Decision], addresses: AddressPlan) -> Decision:

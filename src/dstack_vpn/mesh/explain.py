@@ -19,6 +19,9 @@ from dstack_vpn.mesh.plan import Plan
 # We chose. An expiry this near is told, for the two sides may see it at different blocks.
 SOON = 600.0
 
+LEAST_MTU = 1280
+"""What IPv6 asks of every link, RFC 8200 section 5, and the least that MTU may be set to."""
+
 
 class Grade(StrEnum):
     """How much a finding matters."""
@@ -53,6 +56,18 @@ class AgentFacts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PathFacts:
+    """What was found by echo requests through the tunnel."""
+
+    version: int
+    """4 or 6: of the addresses in the mesh."""
+    mtu: int
+    """Of our interface; the largest packet that was tried."""
+    largest: int | None
+    """Bytes of the largest packet that came back; None when none did."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
     """All that is known at one moment."""
 
@@ -73,6 +88,10 @@ class Facts:
     agent: AgentFacts | None
     """None when no agent answers."""
     wall_now: float
+    paths: tuple[PathFacts, ...] = ()
+    """Empty where nothing was tried."""
+    path_error: str = ""
+    """Why nothing could be tried; empty where something was, or nobody wanted it."""
 
 
 ADVICE: dict[Verdict, str] = {
@@ -226,6 +245,32 @@ def _traffic(facts: Facts) -> Iterator[Finding]:
         text = f"it is spoken to at {peer.endpoint}{named}"
         yield Finding(subject="endpoint", grade=Grade.OK, text=text)
     yield _handshake(peer, facts.wall_now)
+    yield from map(_path, facts.paths)
+    if facts.path_error:
+        yield Finding(subject="path", grade=Grade.OK, text=f"sizes not tried: {facts.path_error}")
+
+
+def _path(path: PathFacts) -> Finding:
+    by = f"by IPv{path.version}"
+    if path.largest is None:
+        return Finding(
+            subject="path",
+            grade=Grade.WARNING,
+            text=f"it answers no echo request {by} through the tunnel",
+            advice="see whether its firewall drops ICMP, and whether it has this node as a member",
+        )
+    if path.largest >= path.mtu:
+        text = f"packets of full size ({path.mtu} bytes) pass {by}"
+        return Finding(subject="path", grade=Grade.OK, text=text)
+    fits = path.largest >= LEAST_MTU
+    return Finding(
+        subject="path",
+        grade=Grade.PROBLEM,
+        text=f"{by} only packets up to {path.largest} of {path.mtu} bytes pass, larger ones vanish",
+        advice=f"set MTU={path.largest} on both nodes"
+        if fits
+        else f"the network underneath is too narrow: IPv6 needs an MTU of {LEAST_MTU}",
+    )
 
 
 def _handshake(peer: SeenPeer, wall_now: float) -> Finding:
