@@ -11,7 +11,7 @@ from lab.tunnel import new_keys
 
 
 async def test_equal_and_nothing_is_written(mesh: Mesh) -> None:
-    """A node in order: exit code 0, the block is named, and no note about the device is another one."""
+    """A node in order: exit code 0, the block is named, and its notes are left alone."""
     one, two = await mesh.join(2)
     state = one.directory / "state"
     # The agent itself goes on writing other files.

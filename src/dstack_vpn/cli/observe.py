@@ -9,7 +9,7 @@ import contextlib
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -120,14 +120,7 @@ async def observer(settings: Settings) -> AsyncIterator[Observer]:
         HostError: the device is another program's.
     """
     key = known_key(settings)
-    with copied_notes(settings) as marker_path:
-        device = await open_device(
-            settings.interface,
-            key,
-            marker_path=marker_path,
-            backend=settings.backend,
-            touch=False,
-        )
+    async with _device(settings, key) as device:
         follower = open_follower(settings)
         try:
             local = await local_node(settings, key.public)
@@ -147,15 +140,7 @@ def read_device(settings: Settings) -> tuple[SeenDevice | None, str]:
     """
 
     async def read() -> tuple[SeenDevice | None, str]:
-        key = known_key(settings)
-        with copied_notes(settings) as marker_path:
-            device = await open_device(
-                settings.interface,
-                key,
-                marker_path=marker_path,
-                backend=settings.backend,
-                touch=False,
-            )
+        async with _device(settings, known_key(settings)) as device:
             return await device.seen(), device.kind
 
     return asyncio.run(read())
@@ -175,15 +160,21 @@ def known_key(settings: Settings) -> PrivateKey:
     return load_identity(settings, create=False)
 
 
-@contextlib.contextmanager
-def copied_notes(settings: Settings) -> Iterator[Path]:
-    """Where copies of the notes about the node's device are."""
+@contextlib.asynccontextmanager
+async def _device(settings: Settings, key: PrivateKey) -> AsyncIterator[Backend]:
+    """The device of a node, only to be read, by copies of the notes about it."""
     name = f"{settings.interface}.device.json"
     with tempfile.TemporaryDirectory(prefix="dstack-vpn-") as directory:
         for note in (name, f"{name}.kernel"):
             with contextlib.suppress(OSError):  # where there is none, the device's key is the proof
                 shutil.copyfile(settings.state_dir / note, Path(directory) / note)
-        yield Path(directory) / name
+        yield await open_device(
+            settings.interface,
+            key,
+            marker_path=Path(directory) / name,
+            backend=settings.backend,
+            touch=False,
+        )
 
 
 async def local_node(settings: Settings, public_key: PublicKey) -> LocalNode:

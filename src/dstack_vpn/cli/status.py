@@ -195,7 +195,7 @@ def _show_device(env_file: Path | None) -> None:
     try:
         device, kind = read_device(load_settings(env_file=env_file))
     except DstackVpnError as error:
-        note(f"of the device nothing can be said either: {error}")
+        note(f"of the device nothing can be said either: {'; '.join(error.sentences)}")
         return
     if device is None:
         put("there is no device")
