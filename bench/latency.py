@@ -175,7 +175,7 @@ async def revoke_to_last_packet(bench: Bench) -> Samples:
     samples = Samples()
     remove = b"public_key=" + to_hex(network.key_of(CALLER)) + b"\nremove=true"
     add = b"\n".join(caller_lines(network))
-    for _ in bench.rounds(15):
+    for _ in bench.rounds(100):
         agents = network.agent.host, str(RANGE + AGENT)
         samples.values.append(await _revocation(network, *agents))
         async with network.following(remove, add):
