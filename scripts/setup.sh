@@ -17,7 +17,7 @@ needed=(
 # Elsewhere the end-to-end tests use the engine that is there; CI starts one of its own.
 [ -z "${CI:-}" ] || needed+=(
   "dockerd:docker.io" "docker:docker.io" "docker-compose:docker-compose" "iptables:iptables"
-  "debootstrap:debootstrap"
+  "debootstrap:debootstrap" "cc:gcc"
 )
 # So do the tests on WireGuard in the kernel: the virtual machine for them runs where this can be had.
 [ -z "${CI:-}" ] || [ "$(uname -m)" != x86_64 ] || needed+=("qemu-system-x86_64:qemu-system-x86")
@@ -29,6 +29,8 @@ for pair in "${needed[@]}"; do
   # sbin is often not on a user's PATH though its programs are there.
   PATH="$PATH:/usr/sbin:/sbin" command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
 done
+# The headers that a C compiler needs are no command.
+[ -z "${CI:-}" ] || [ -e /usr/include/stdio.h ] || missing+=(libc6-dev)
 
 python=""
 for candidate in python3.14 python3.13 python3.12 python3.11 python3; do

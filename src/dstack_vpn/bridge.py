@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -42,6 +43,7 @@ from dstack_vpn.wireguard.backups import BACKUPS_DIRECTORY, Backups, ConfFile
 from dstack_vpn.wireguard.choose import open_device
 from dstack_vpn.wireguard.conf import About, conf_sections
 from dstack_vpn.wireguard.link import check_ranges, ipv6_enabled, ipv6_warning, on_link_networks
+from dstack_vpn.wireguard.linkwatch import watch
 from dstack_vpn.wireguard.policy import Policy
 from dstack_vpn.wireguard.rollbackfile import ROLLBACK_FILE, RollbackFile
 from dstack_vpn.wireguard.underlay import best_mtu
@@ -416,6 +418,7 @@ async def build(
         publish=publish,
         reconfigured=interface.refresh,
         policy=policy,
+        watch_link=partial(watch, settings.interface, addresses.networks),
     )
     return Parts(device=device, reconciler=reconciler, conf=conf, policy=policy)
 

@@ -9,9 +9,9 @@ disk (go on without). Everything else is a bug and ends the process.
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import structlog
 
@@ -85,11 +85,13 @@ class Reconciler:
         publish: Callable[[tuple[Event, ...]], None],
         reconfigured: Callable[[], LocalNode | None] = lambda: None,
         policy: HostPolicy | None = None,
+        watch_link: Callable[[Callable[[], None]], Coroutine[Any, Any, None]] | None = None,
     ) -> None:
         """Take the parts.
 
         `publish` is called after each cycle, with its events; `reconfigured` before each, and says
         of what this node brings to the plan what it is from then on, if that is something else.
+        `watch_link` runs until it is cancelled, and calls back when somebody altered the interface.
         """
         self._settings = settings
         self._source = source
@@ -97,6 +99,7 @@ class Reconciler:
         self._conf = ConfKeeper(write_conf, self._disk_failed)
         self._publish = publish
         self._reconfigured = reconfigured
+        self._watch_link = watch_link
         self._saved = store.load()
         self._saved_at = -SAVE_EVERY
         self._loaded_at = _now()
@@ -113,7 +116,7 @@ class Reconciler:
         self._asked = asyncio.Event()
         self._wake = asyncio.Event()
         self._cycling = asyncio.Lock()
-        self._resolver = Resolver(self._resolved)
+        self._resolver = Resolver(self._compare_now)
         self._applier = Applier(
             local=local,
             device=device,
@@ -158,6 +161,8 @@ class Reconciler:
             group.create_task(self._follow(), name="follow")
             group.create_task(self._reconcile(), name="reconcile")
             group.create_task(self._conf.run(), name="configuration")
+            if self._watch_link is not None:
+                group.create_task(self._watch_link(self._compare_now), name="link")
 
     async def _follow(self) -> None:
         saved = self._saved.membership if self._saved else None
@@ -204,7 +209,7 @@ class Reconciler:
             view.membership.nodes is not begun.membership.nodes or view.suspects != begun.suspects
         )
 
-    def _resolved(self) -> None:
+    def _compare_now(self) -> None:
         self._applier.request_compare()
         self._wake.set()
 
