@@ -82,10 +82,10 @@ if [ ! -d contracts/node_modules ] || due npm contracts/package-lock.json; then
   stamp npm contracts/package-lock.json
 fi
 
-if [ -n "${CI:-}" ] && [ "$(uname -m)" = x86_64 ] && due vm scripts/vm-kernel; then
+if [ -n "${CI:-}" ] && [ "$(uname -m)" = x86_64 ] && due vm-kernel scripts/vm-kernel; then
   say "fetching a kernel that has WireGuard for the virtual machine of the tests"
   scripts/vm-kernel >.stamps/vm.log 2>&1 || { tail -n 20 .stamps/vm.log >&2; die "scripts/vm-kernel failed"; }
-  stamp vm scripts/vm-kernel
+  stamp vm-kernel scripts/vm-kernel
 fi
 
 # Compose 2 comes in no package of Debian 12. Where it is not installed, CI builds it.
