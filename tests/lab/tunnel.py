@@ -15,6 +15,7 @@ from lab.process import Process, run
 from lab.waiting import until
 
 PORT = 51820
+LONGEST = 2**26  #: bytes of an answer; that of ten thousand peers has 3 MB
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ async def wg_peers(host: Host, interface: str = "wg0") -> dict[str, WgPeer]:
     if not socket.exists():
         dump = await host.run("wg", "show", interface, "dump")
         return {peer.public_key: peer for peer in map(from_dump, dump.out.splitlines()[1:])}
-    reader, writer = await asyncio.open_unix_connection(str(socket))
+    reader, writer = await asyncio.open_unix_connection(str(socket), limit=LONGEST)
     try:
         writer.write(b"get=1\n\n")
         async with asyncio.timeout(10):

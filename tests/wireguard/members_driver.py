@@ -2,9 +2,11 @@
 
 python members_driver.py TOKEN PRIVATE_KEY MARKER, then one JSON object a line on standard input:
 {"members": [[token, key, endpoint], ...]} makes these members, who live, and compares the device;
-{"changes": N} makes N changes of the membership one by one, each through the applier: a stranger
-comes, moves, and another one is revoked. Prints `done` and a JSON object of what the device was
-told. Ends with standard input.
+{"dead": N, "network": NETWORK} makes N more with endpoints in a network where nobody answers, and
+"known" says whether the applier is told that it is on the local link; {"later": S} compares again
+as if S seconds had passed; {"changes": N} makes N changes of the membership one by one, each
+through the applier: a stranger comes, moves, and another one is revoked. Prints `done` and a JSON
+object of what the device was told. Ends with standard input.
 """
 
 import asyncio
@@ -12,6 +14,7 @@ import json
 import sys
 import time
 from dataclasses import replace
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,8 @@ from mesh.build import decide, local_node, membership, node, snapshot
 
 FIRST, STAY = 100, 50
 """Token id of the first stranger, and how many of them are members at once."""
+DEAD_FROM = 256
+"""Token id of the first dead member, and its place in the network."""
 
 
 class Recorded(UserspaceDevice):
@@ -57,6 +62,7 @@ class Members:
         self._nodes: dict[int, Node] = {}
         self._living: set[PublicKey] = set()
         self._snapshot = snapshot()
+        self._later = 0.0
 
     async def bring(self, members: list[tuple[int, str, str]]) -> None:
         """Make these members, and compare the device with all that are."""
@@ -64,6 +70,22 @@ class Members:
             key = PublicKey.parse(text)
             self._living.add(key)
             self._nodes[token] = node(token, key=key.raw, endpoint=endpoint)
+        await self._apply(None)
+
+    async def bring_dead(self, count: int, within: str, *, known: bool) -> None:
+        """Make so many members that never answer, and compare."""
+        network = ip_network(within)
+        if known:
+            self._local = replace(self._local, on_link=(network,))
+            self._applier.configure(self._local)
+        for token in range(DEAD_FROM, DEAD_FROM + count):
+            self._nodes[token] = node(token, endpoint=f"{network[token]}:51820")
+        await self._apply(None)
+
+    async def compare_later(self, seconds: float) -> None:
+        """Compare as if so much more time had passed."""
+        self._later += seconds
+        self._applier.request_compare()
         await self._apply(None)
 
     async def change(self, changes: int) -> None:
@@ -91,7 +113,7 @@ class Members:
             replace(self._snapshot, decisions={d.token_id: d for d in decisions}),
             membership(nodes),
             judge_self(decisions, self._local.node_id, self._local.public_key),
-            now=time.monotonic(),
+            now=time.monotonic() + self._later,
             changed=changed,
         )
         assert applied.snapshot.pending is None, applied.snapshot.pending
@@ -114,11 +136,15 @@ async def main(token: str, key: str, marker: str) -> None:
     """Follow orders until there are no more."""
     members = Members(int(token), PrivateKey.parse(key), Path(marker))
     while line := await asyncio.to_thread(sys.stdin.readline):
-        order = json.loads(line)
-        if "members" in order:
-            await members.bring(order["members"])
-        else:
-            await members.change(order["changes"])
+        match json.loads(line):
+            case {"members": living}:
+                await members.bring(living)
+            case {"dead": count, "network": network, "known": known}:
+                await members.bring_dead(count, network, known=known)
+            case {"later": seconds}:
+                await members.compare_later(seconds)
+            case {"changes": changes}:
+                await members.change(changes)
         print(f"done {json.dumps(members.told())}", flush=True)
 
 
