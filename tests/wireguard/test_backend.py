@@ -27,6 +27,7 @@ from dstack_vpn.wireguard.userspace import UserspaceDevice
 from lab.fixtures import need_kernel_wireguard, need_lab
 from wireguard.kernel_double import KernelDouble
 from wireguard.samples import adding, at, device, hosts, key, peer, unique_name
+from wireguard.seeing import look
 
 PRIVATE_KEY = PrivateKey.generate()
 
@@ -59,13 +60,6 @@ async def backend(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
     await made.create()
     yield made
     await made.destroy()
-
-
-async def look(backend: Backend) -> SeenDevice:
-    """Read a device that must be there."""
-    seen = await backend.seen()
-    assert seen is not None
-    return seen
 
 
 async def bring(backend: Backend, wanted: WantedDevice) -> SeenDevice:

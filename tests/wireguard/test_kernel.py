@@ -11,7 +11,7 @@ import pytest_asyncio
 from structlog.testing import capture_logs
 
 from dstack_vpn.errors import DeviceError, HostError
-from dstack_vpn.mesh.device import DeviceChange, SeenDevice
+from dstack_vpn.mesh.device import DeviceChange
 from dstack_vpn.mesh.diff import diff
 from dstack_vpn.mesh.keys import PrivateKey
 from dstack_vpn.wireguard import genetlink, link
@@ -20,6 +20,7 @@ from lab.fixtures import need_lab
 from lab.waiting import until
 from wireguard.kernel_double import KernelDouble
 from wireguard.samples import adding, device, key, peer, unique_name
+from wireguard.seeing import begin, look
 
 PRIVATE_KEY = PrivateKey.generate()
 OTHER_KEY = PrivateKey.generate()
@@ -61,21 +62,6 @@ def make(name: str, kernel: KernelDouble, note: Path) -> Make:
     return agent
 
 
-async def look(made: KernelDevice) -> SeenDevice:
-    """Read a device that must be there."""
-    seen = await made.seen()
-    assert seen is not None
-    return seen
-
-
-async def bring(made: KernelDevice) -> SeenDevice:
-    """Create the device and give it our key and two peers."""
-    await made.create()
-    wanted = device(made._private_key, peer(1), peer(2), name=made.name)
-    await made.apply(diff(wanted, await made.seen()))
-    return await look(made)
-
-
 async def test_what_the_kernel_has_not_is_said(make: Make, kernel: KernelDouble) -> None:
     """A sentence that names the setting; where nothing is, nothing is seen."""
     kernel.has_wireguard = False
@@ -103,7 +89,7 @@ async def test_an_interface_that_cannot_be_made_leaves_no_note(
 async def test_a_missing_right_is_said(make: Make, kernel: KernelDouble) -> None:
     """And nothing else is tried."""
     ours = make()
-    await bring(ours)
+    await begin(ours)
     kernel.may = False
     for attempt in (ours.seen(), ours.create(), ours.apply(adding(ours.name, peer(3)))):
         with pytest.raises(HostError, match="capability NET_ADMIN"):
@@ -119,9 +105,9 @@ async def test_a_device_that_took_the_place_of_ours_gets_no_change(
 ) -> None:
     """A change rests on what was read; the new device is ours, but not that one."""
     ours = make()
-    await bring(ours)
+    await begin(ours)
     await link.delete(ours.name)
-    await bring(make())
+    await begin(make())
     with pytest.raises(DeviceError, match="it was replaced"):
         await ours.apply(adding(ours.name, peer(3)))
     assert key(3) not in (await look(ours)).peers
@@ -135,7 +121,7 @@ async def test_a_device_that_goes_in_the_middle_is_gone(
 ) -> None:
     """Between two messages of one change somebody may delete the interface."""
     ours = make()
-    await bring(ours)
+    await begin(ours)
     kernel.refusal = errno.ENODEV, ""
     with pytest.raises(DeviceError, match=f"{ours.name} is gone"):
         await ours.apply(replace(change, name=ours.name))
@@ -179,7 +165,7 @@ async def test_a_key_that_is_refused_is_said(make: Make, kernel: KernelDouble) -
 async def test_a_dump_that_was_interrupted_is_read_again(make: Make, kernel: KernelDouble) -> None:
     """As long as that may help."""
     ours = make()
-    before = await bring(ours)
+    before = await begin(ours)
     kernel.interrupted = TRIES - 1
     assert await ours.seen() == before
     kernel.interrupted = TRIES
@@ -192,7 +178,7 @@ async def test_reading_may_be_given_up(
 ) -> None:
     """What comes after a reading that was cancelled is not disturbed by it."""
     ours = make()
-    before = await bring(ours)
+    before = await begin(ours)
     monkeypatch.setattr(genetlink, "TIMEOUT", 0.3)
     with kernel.lock:  # it cannot answer
         async with asyncio.TaskGroup() as tasks:
@@ -210,7 +196,7 @@ async def test_reading_may_be_given_up(
 async def test_removals_are_sent_first_and_alone(make: Make, kernel: KernelDouble) -> None:
     """No failure of anything else can delay them."""
     ours = make()
-    await bring(ours)
+    await begin(ours)
     kernel.received.clear()
     wanted = device(PRIVATE_KEY, peer(2), peer(3), name=ours.name, listen_port=42017)
     await ours.apply(diff(wanted, await ours.seen()))

@@ -12,7 +12,6 @@ import pytest_asyncio
 from structlog.testing import capture_logs
 
 from dstack_vpn.errors import DeviceError, HostError
-from dstack_vpn.mesh.device import SeenDevice
 from dstack_vpn.mesh.diff import diff
 from dstack_vpn.mesh.keys import PrivateKey
 from dstack_vpn.wireguard import genetlink, link
@@ -21,6 +20,7 @@ from lab.fixtures import need_kernel_wireguard, need_lab
 from lab.process import run
 from wireguard.kernel_double import KernelDouble
 from wireguard.samples import adding, device, peer, unique_name
+from wireguard.seeing import begin, look
 
 PRIVATE_KEY = PrivateKey.generate()
 OTHER_KEY = PrivateKey.generate()
@@ -85,24 +85,9 @@ def forge(note: Path, text: str) -> None:
     note.write_text(text)
 
 
-async def look(made: KernelDevice) -> SeenDevice:
-    """Read a device that must be there."""
-    seen = await made.seen()
-    assert seen is not None
-    return seen
-
-
-async def bring(made: KernelDevice) -> SeenDevice:
-    """Create the device and give it our key and two peers."""
-    await made.create()
-    wanted = device(made._private_key, peer(1), peer(2), name=made.name)
-    await made.apply(diff(wanted, await made.seen()))
-    return await look(made)
-
-
 async def test_our_key_is_proof(make: Make, note: Path) -> None:
     """A device with our public key is adopted, its peers stay, and it is noted again."""
-    before = await bring(make())
+    before = await begin(make())
     forge(note, "{}")
     again = make()
     await again.create()
@@ -112,7 +97,7 @@ async def test_our_key_is_proof(make: Make, note: Path) -> None:
 
 async def test_our_note_is_proof(make: Make) -> None:
     """After the node's key was changed the device is still ours, by its interface's number."""
-    await bring(make(OTHER_KEY))
+    await begin(make(OTHER_KEY))
     again = make()
     seen = await look(again)
     assert seen.public_key == OTHER_KEY.public
@@ -143,7 +128,7 @@ async def test_a_device_that_somebody_gave_a_key_is_not_what_we_were_about_to_ma
     make: Make, note: Path
 ) -> None:
     """Another program may have been faster."""
-    await bring(make(OTHER_KEY))
+    await begin(make(OTHER_KEY))
     forge(note, json.dumps(noted(note) | {"index": None}))
     with pytest.raises(HostError, match="another key"):
         await make().create()
@@ -184,7 +169,7 @@ FORGED = {
 @pytest.mark.parametrize("what", FORGED)
 async def test_a_note_of_elsewhere_proves_nothing(make: Make, note: Path, what: str) -> None:
     """Numbers of interfaces are given again after a boot, and in each network namespace."""
-    await bring(make(OTHER_KEY))
+    await begin(make(OTHER_KEY))
     forge(note, json.dumps(noted(note) | FORGED[what]))
     with pytest.raises(HostError, match="another key"):
         await make().seen()
@@ -193,7 +178,7 @@ async def test_a_note_of_elsewhere_proves_nothing(make: Make, note: Path, what: 
 @pytest.mark.parametrize("text", ["", "[]", "7", '{"interface": "wg0"}', "\0", '{"a": 1}'])
 async def test_a_damaged_note_proves_nothing(make: Make, note: Path, text: str) -> None:
     """It is reported, and the key decides."""
-    await bring(make())
+    await begin(make())
     forge(note, text)
     with capture_logs() as logs:
         await make().seen()
@@ -207,14 +192,14 @@ async def test_a_note_that_cannot_be_written_is_reported(make: Make, note: Path)
     """The key is proof enough; the device works."""
     note.parent.write_text("a file where a directory should be")
     with capture_logs() as logs:
-        await bring(make())
+        await begin(make())
     assert "marker.not_written" in {entry["event"] for entry in logs}
     assert len((await look(make())).peers) == 2
 
 
 async def test_somebody_elses_device_is_left_alone(make: Make, note: Path) -> None:
     """No method changes it, and each but destroy says so."""
-    before = await bring(make(OTHER_KEY))
+    before = await begin(make(OTHER_KEY))
     forge(note, "{}")
     ours = make()
     change = adding(ours.name, peer(3))

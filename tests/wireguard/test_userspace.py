@@ -14,7 +14,6 @@ import pytest
 import pytest_asyncio
 
 from dstack_vpn.errors import DeviceError, HostError
-from dstack_vpn.mesh.device import SeenDevice
 from dstack_vpn.mesh.diff import diff
 from dstack_vpn.mesh.keys import PrivateKey
 from dstack_vpn.wireguard import channel, claim, link, process
@@ -29,6 +28,7 @@ from lab.fixtures import need_lab
 from lab.process import run
 from lab.waiting import until
 from wireguard.samples import adding, device, peer, unique_name
+from wireguard.seeing import begin, look
 
 PRIVATE_KEY = PrivateKey.generate()
 OTHER_KEY = PrivateKey.generate()
@@ -80,21 +80,6 @@ async def must_own(name: str) -> Process:
     owner = await owner_of(name)
     assert owner is not None
     return owner
-
-
-async def look(made: UserspaceDevice) -> SeenDevice:
-    """Read a device that must be there."""
-    seen = await made.seen()
-    assert seen is not None
-    return seen
-
-
-async def bring(made: UserspaceDevice, *, listen_port: int = 0) -> SeenDevice:
-    """Create the device and give it our key and two peers."""
-    await made.create()
-    wanted = device(made._private_key, peer(1), peer(2), name=made.name, listen_port=listen_port)
-    await made.apply(diff(wanted, await made.seen()))
-    return await look(made)
 
 
 @contextmanager
@@ -158,7 +143,7 @@ def there(path: Path) -> bool:
 async def test_destroy_leaves_nothing(name: str, make: Make, marker: Path) -> None:
     """No process, no interface, no socket, no marker."""
     made = make()
-    await bring(made)
+    await begin(made)
     owner = await must_own(name)
     await made.destroy()
     assert not owner.alive
@@ -171,7 +156,7 @@ async def test_destroy_works_after_adoption_without_a_marker(
     name: str, make: Make, marker: Path
 ) -> None:
     """The process is found by its socket, whoever started it."""
-    await bring(make())
+    await begin(make())
     owner = await must_own(name)
     notes.remove(marker)
     await make().destroy()
@@ -192,7 +177,7 @@ async def test_a_process_that_does_not_listen_to_reason_is_killed(
     monkeypatch.setattr(process, "PATIENCE", 0.2)
     monkeypatch.setattr(channel, "TIMEOUT", 0.2)
     made = make()
-    await bring(made)
+    await begin(made)
     owner = await must_own(name)
     owner.signal(signal.SIGSTOP)
     # The signal is there at once; each thread notices when it runs next.
@@ -209,7 +194,7 @@ async def test_a_process_that_does_not_listen_to_reason_is_killed(
 
 async def test_a_device_with_our_key_is_adopted(name: str, make: Make, marker: Path) -> None:
     """Its peers stay, its process goes on, and a lost marker is written again."""
-    before = await bring(make())
+    before = await begin(make())
     owner = await must_own(name)
     notes.remove(marker)
     again = make()
@@ -246,9 +231,9 @@ async def test_a_device_is_adopted_by_a_marker_that_was_not_completed(
 
 async def test_a_device_with_our_former_key_is_adopted_by_its_marker(name: str, make: Make) -> None:
     """A node that got a new key takes over its device and gives it the key."""
-    await bring(make(OTHER_KEY))
+    await begin(make(OTHER_KEY))
     owner = await must_own(name)
-    seen = await bring(make())
+    seen = await begin(make())
     assert seen.public_key == PRIVATE_KEY.public
     assert await must_own(name) == owner
 
@@ -257,7 +242,7 @@ async def test_a_marker_of_another_boot_or_process_proves_nothing(
     name: str, make: Make, marker: Path
 ) -> None:
     """A pid alone is no proof, nor is a note of before the process was started."""
-    await bring(make(OTHER_KEY))
+    await begin(make(OTHER_KEY))
     owner = await must_own(name)
     good = Marker.now(name, owner)
     cases = [
@@ -303,7 +288,7 @@ async def test_a_foreign_wireguard_device_is_left_alone(
 ) -> None:
     """A device of the same name with another key has its owner."""
     theirs = UserspaceDevice(name, OTHER_KEY, marker_path=tmp_path / "theirs")
-    before = await bring(theirs)
+    before = await begin(theirs)
     await untouched(name, make(), f"interface {name} is taken by a WireGuard device with another")
     assert await theirs.seen() == before
     await theirs.destroy()
@@ -348,13 +333,13 @@ async def test_a_device_in_another_network_namespace_is_left_alone(name: str, ma
 async def test_a_device_whose_process_died_is_made_anew(name: str, make: Make) -> None:
     """SIGKILL leaves a stale socket and no interface: there is no device, and create makes one."""
     made = make()
-    await bring(made)
+    await begin(made)
     owner = await must_own(name)
     owner.signal(signal.SIGKILL)
     await until(lambda: not owner.alive, "the process is gone")
     assert there(socket_of(name))
     assert await made.seen() is None
-    assert set((await bring(made)).peers) == {peer(1).key, peer(2).key}
+    assert set((await begin(made)).peers) == {peer(1).key, peer(2).key}
     await made.destroy()
 
 
@@ -363,9 +348,9 @@ async def test_a_change_is_not_made_on_another_device_than_the_one_read(
 ) -> None:
     """A device that somebody restarted lacks most of what the change rests on: read it first."""
     made = make()
-    port = (await bring(made)).listen_port
+    port = (await begin(made)).listen_port
     await make().destroy()
-    before = await bring(make(), listen_port=port)
+    before = await begin(make(), listen_port=port)
     with pytest.raises(DeviceError, match="was replaced"):
         await made.apply(adding(name, peer(3)))
     assert await look(made) == before
@@ -376,16 +361,16 @@ async def test_a_change_is_not_made_on_another_device_than_the_one_read(
 async def test_an_interface_deleted_by_hand_comes_back(name: str, make: Make) -> None:
     """Deleting the interface ends its process; create waits for that and makes another."""
     made = make()
-    await bring(made)
+    await begin(made)
     await run("ip", "link", "delete", name)
     assert await made.seen() is None
-    assert len((await bring(made)).peers) == 2
+    assert len((await begin(made)).peers) == 2
 
 
 async def test_a_device_without_its_socket_is_replaced(name: str, make: Make) -> None:
     """A device that cannot be told of a revocation may not go on; the marker says which it is."""
     made = make()
-    await bring(made)
+    await begin(made)
     owner = await must_own(name)
     socket_of(name).unlink()
     assert await made.seen() is None
@@ -397,11 +382,11 @@ async def test_a_device_without_its_socket_is_replaced(name: str, make: Make) ->
 async def test_a_link_taken_down_by_hand_comes_up_again(name: str, make: Make) -> None:
     """The next diff says so, and the device has its socket afterwards."""
     made = make()
-    before = await bring(made)
+    before = await begin(made)
     await run("ip", "link", "set", name, "down")
     seen = await look(made)
     assert not seen.up
-    again = await bring(made)
+    again = await begin(made)
     assert again == before
     assert (await must_own(name)).holds_udp_port(again.listen_port)
 
@@ -416,8 +401,8 @@ async def test_a_taken_port_is_said_and_tried_again(name: str, make: Make) -> No
             with pytest.raises(
                 DeviceError, match=f"cannot listen on UDP port {port} .*Address already in use"
             ):
-                await bring(made, listen_port=port)
-    seen = await bring(made, listen_port=port)
+                await begin(made, listen_port=port)
+    seen = await begin(made, listen_port=port)
     assert seen.listen_port == port
     assert (await must_own(name)).holds_udp_port(port)
 
@@ -425,7 +410,7 @@ async def test_a_taken_port_is_said_and_tried_again(name: str, make: Make) -> No
 async def test_a_removal_is_not_held_up_by_a_taken_port(make: Make) -> None:
     """Whatever else fails, the peers to be removed are gone."""
     made = make()
-    await bring(made)
+    await begin(made)
     with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as taken:
         taken.bind(("::", 0))
         port = taken.getsockname()[1]
@@ -443,7 +428,7 @@ async def test_a_tool_that_holds_the_lock_is_waited_for_in_vain(
     """Somebody who stops in the middle of a set blocks the device: an error in time, then over."""
     monkeypatch.setattr(channel, "TIMEOUT", 0.2)
     made = make()
-    before = await bring(made)
+    before = await begin(made)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stalled:
         stalled.connect(str(socket_of(name)))
         stalled.sendall(b"set=1\n")
@@ -456,7 +441,7 @@ async def test_a_tool_that_holds_the_lock_is_waited_for_in_vain(
 async def test_a_full_disk_does_not_stop_the_device(name: str, make: Make) -> None:
     """Without a marker the key is the proof; destroy works as well."""
     made = make(at=Path("/proc/no-such-directory/marker"))
-    await bring(made)
+    await begin(made)
     owner = await must_own(name)
     again = make(at=Path("/proc/no-such-directory/marker"))
     assert len((await look(again)).peers) == 2
@@ -471,7 +456,7 @@ async def test_many_devices_side_by_side(tmp_path: Path) -> None:
         UserspaceDevice(unique_name(), PrivateKey.generate(), marker_path=tmp_path / f"marker-{n}")
         for n in range(4)
     ]
-    seen = await asyncio.gather(*map(bring, made))
+    seen = await asyncio.gather(*map(begin, made))
     assert len({one.listen_port for one in seen}) == len({one.public_key for one in seen}) == 4
     await asyncio.gather(*(one.destroy() for one in made))
 
