@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from dstack_vpn.applier import RETRY_FIRST, Applied, Applier
+from dstack_vpn.applied import Applied
+from dstack_vpn.applier import RETRY_FIRST, Applier
 from dstack_vpn.errors import DeviceError
 from dstack_vpn.mesh.access import judge, judge_self
 from dstack_vpn.mesh.device import (

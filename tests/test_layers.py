@@ -34,6 +34,7 @@ TESTED_BY = {
     "chain/rpc_socket.py": "chain/test_follow_faults.py",
     "chain/witness.py": "chain/test_follow_faults.py",
     "parsers.py": "test_variables.py",
+    "applied.py": "test_applier.py",
     "turns.py": "test_applier.py",
     # Signed writes and what the contract answers to them are tested as commands.
     "chain/admin.py": "cli/test_admin.py",

@@ -16,11 +16,12 @@ first.
 import time
 from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Protocol
 
 import structlog
 
+from dstack_vpn.applied import Applied, Brought, Cycle, Known, outcome, tell
 from dstack_vpn.errors import DeviceError
 from dstack_vpn.mesh.access import Decision
 from dstack_vpn.mesh.amend import amend, entangled
@@ -47,7 +48,7 @@ from dstack_vpn.mesh.plan import (
     planning,
     removal_reasons,
 )
-from dstack_vpn.mesh.sentence import describe, in_words
+from dstack_vpn.mesh.sentence import in_words
 from dstack_vpn.mesh.snapshot import Snapshot
 from dstack_vpn.resolve import Asked, Resolver
 from dstack_vpn.turns import PutOffError, in_turns, until_news
@@ -57,19 +58,6 @@ log = structlog.get_logger()
 
 RETRY_FIRST, RETRY_MOST = 0.5, 30.0
 """Seconds before a failed change is tried again: first, and at most."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Applied:
-    """What became of one plan."""
-
-    snapshot: Snapshot
-    sentence: str
-    """What was changed; empty when nothing was."""
-    wanted: WantedDevice | None
-    """The device as it now should be, if it differs from before; for the configuration file."""
-    repair: str = ""
-    """What somebody else had done to the device, as it was put right; empty for nothing."""
 
 
 class HostPolicy(Protocol):
@@ -110,7 +98,7 @@ class Applier:
         self._has_news = has_news
         self._policy = policy
         self._since: dict[PublicKey, float] = {}
-        self._known: _Known | None = None
+        self._known: Known | None = None
         self._compare_at = 0.0
         self._compare_asked = False
         self._retry_at: float | None = None
@@ -157,8 +145,8 @@ class Applier:
         Raises:
             HostError: this machine does not allow what is needed.
         """
-        snapshot = replace(snapshot, resolved=dict(self._resolver.known))
-        cycle = _Cycle(snapshot, membership, own, now)
+        snapshot = replace(snapshot, resolved=self._resolver.shown)
+        cycle = Cycle(snapshot, membership, own, now)
         known = self._known
         few = (
             changed is not None
@@ -228,9 +216,7 @@ class Applier:
 
     # -- a few tokens
 
-    async def _amend(
-        self, known: "_Known", cycle: "_Cycle", changed: AbstractSet[int]
-    ) -> Applied | None:
+    async def _amend(self, known: Known, cycle: Cycle, changed: AbstractSet[int]) -> Applied | None:
         """Apply what a few tokens change; None when the device must be compared after all."""
         now, decisions = cycle.now, cycle.snapshot.decisions
         due = {token for token, at in known.plan.staggered.items() if at <= now}
@@ -258,11 +244,11 @@ class Applier:
                 log.warning("device.change_failed", error=str(error), block=cycle.block)
                 return None
         # Told before the books are kept: a line of the log is when it was in force.
-        sentence = _tell(cycle, plan, change)
+        sentence = tell(cycle, plan, change)
         self._known = replace(known, plan=plan, seen=patched(known.seen, change))
         self._remember(change, now)
         self._resolver.resolve(names.asked, keep=True)
-        return _applied(cycle, self._known, change, sentence)
+        return outcome(cycle, self._known, change, sentence)
 
     # -- everybody
 
@@ -271,7 +257,7 @@ class Applier:
         times = (self._compare_at, self._compare_at if replan_at is None else replan_at)
         return self._compare_asked or now >= min(times)
 
-    async def _compare(self, cycle: "_Cycle", *, put_off: bool) -> Applied:
+    async def _compare(self, cycle: Cycle, *, put_off: bool) -> Applied:
         """Read the device, plan for everybody, and apply what differs.
 
         Args:
@@ -297,8 +283,8 @@ class Applier:
         first = self._known is None
         self._retry_at, self._retry_delay = None, RETRY_FIRST
         self._known = brought.known
-        sentence = _tell(cycle, brought.known.plan, brought.change)
-        done = _applied(cycle, brought.known, brought.change, sentence)
+        sentence = tell(cycle, brought.known.plan, brought.change)
+        done = outcome(cycle, brought.known, brought.change, sentence)
         if first:
             # What an earlier run wrote of this device may be about other settings.
             (wanted,) = brought.known.plan.devices
@@ -309,7 +295,7 @@ class Applier:
         told = replace(done.snapshot, repairs=done.snapshot.repairs + 1, last_repair=brought.repair)
         return replace(done, snapshot=told, repair=brought.repair)
 
-    async def _bring(self, cycle: "_Cycle", has_news: Callable[[], bool]) -> "_Brought":
+    async def _bring(self, cycle: Cycle, has_news: Callable[[], bool]) -> Brought:
         now, snapshot = cycle.now, cycle.snapshot
         removed = await self._remove_at_once(snapshot, cycle.own)
         async with until_news(has_news):
@@ -357,7 +343,7 @@ class Applier:
             repair = "; ".join((repair, *held) if repair else held)
         change = replace(change, peers=removed + change.peers)
         self._remember(change, now)
-        return _Brought(_Known(plan, seen, cycle.own, snapshot.closed), change, repair)
+        return Brought(Known(plan, seen, cycle.own, snapshot.closed), change, repair)
 
     async def _hold(self, seen: SeenDevice) -> tuple[str, ...]:
         """See that the host's routing is as it should be; what was not, in words."""
@@ -429,7 +415,7 @@ class Applier:
             raise DeviceError(f"{self._local.interface} vanished after it was made")
         return seen
 
-    async def _failed(self, cycle: "_Cycle", error: DeviceError) -> Snapshot:
+    async def _failed(self, cycle: Cycle, error: DeviceError) -> Snapshot:
         snapshot, fell_back = cycle.snapshot, isinstance(error, _FellBackError)
         return replace(
             snapshot,
@@ -453,71 +439,5 @@ class Applier:
                 self._since.pop(peer.key, None)
 
 
-class _Cycle:
-    """What one call is to apply."""
-
-    def __init__(
-        self, snapshot: Snapshot, membership: Membership, own: Decision, now: float
-    ) -> None:
-        self.snapshot = snapshot
-        self.membership = membership
-        self.own = own
-        self.now = now
-        self.block = membership.block.number
-        self.started = time.monotonic()
-
-
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """What is in force: the plan, and what it rests on."""
-
-    plan: Plan
-    seen: SeenDevice
-    """As last read, with what was changed since."""
-    own: Decision
-    closed: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Brought:
-    """What a compare came to."""
-
-    known: _Known
-    change: DeviceChange
-    repair: str
-    """What somebody else had done, in words."""
-
-
 class _FellBackError(DeviceError):
     """A change of the interface failed, which is as before; the peers are as planned."""
-
-
-def _tell(cycle: _Cycle, plan: Plan, change: DeviceChange) -> str:
-    """Say in the log what was changed, if anything was; the sentence."""
-    (wanted,) = plan.devices
-    sentence = describe(change, wanted, cycle.block)
-    if sentence:
-        took = round((time.monotonic() - cycle.started) * 1000, 1)
-        log.info("cycle.applied", sentence=sentence, block=cycle.block, ms=took)
-    return sentence
-
-
-def _applied(cycle: _Cycle, known: _Known, change: DeviceChange, sentence: str) -> Applied:
-    (wanted,) = known.plan.devices
-    done = replace(
-        cycle.snapshot,
-        device=known.seen,
-        peer_names=wanted.peers,
-        notes=known.plan.notes,
-        applied_block=cycle.block,
-        pending=None,
-        fell_back=False,
-        last_sentence=sentence or cycle.snapshot.last_sentence,
-    )
-    return Applied(snapshot=done, sentence=sentence, wanted=wanted if change else None)
-
-
-def note_disk_error(snapshot: Snapshot, error: str) -> Snapshot:
-    """The snapshot with an error of the disk counted and told."""
-    log.error("disk.failed", error=error)
-    return replace(snapshot, error_count=snapshot.error_count + 1, last_error=error)

@@ -22,15 +22,13 @@ from dstack_vpn.chain.providers import open_follower
 from dstack_vpn.config import Settings, load_settings
 from dstack_vpn.errors import DstackVpnError, SettingError, UserError
 from dstack_vpn.identity import load_identity
-from dstack_vpn.interface import Interface
+from dstack_vpn.interface import open_interface
 from dstack_vpn.mesh.access import Decision, find
 from dstack_vpn.mesh.addresses import AddressPlan
 from dstack_vpn.mesh.device import WantedDevice
 from dstack_vpn.mesh.events import Event
 from dstack_vpn.mesh.health import Health, assess
 from dstack_vpn.mesh.membership import Membership
-from dstack_vpn.mesh.plan import LocalNode
-from dstack_vpn.mesh.rollback import InterfaceSettings
 from dstack_vpn.mesh.snapshot import Snapshot
 from dstack_vpn.reconcile import Reconciler
 from dstack_vpn.store import STATE_FILE, Store, claim_directory
@@ -40,13 +38,11 @@ from dstack_vpn.web.render import render_health, render_stats
 from dstack_vpn.web.server import HealthServer
 from dstack_vpn.wireguard.backend import Backend
 from dstack_vpn.wireguard.backups import BACKUPS_DIRECTORY, Backups, ConfFile
-from dstack_vpn.wireguard.choose import open_device
+from dstack_vpn.wireguard.choose import note_path, open_device
 from dstack_vpn.wireguard.conf import About, conf_sections
 from dstack_vpn.wireguard.link import check_ranges, ipv6_enabled, ipv6_warning, on_link_networks
 from dstack_vpn.wireguard.linkwatch import watch
 from dstack_vpn.wireguard.policy import Policy
-from dstack_vpn.wireguard.rollbackfile import ROLLBACK_FILE, RollbackFile
-from dstack_vpn.wireguard.underlay import best_mtu
 
 log = structlog.get_logger()
 
@@ -354,44 +350,31 @@ async def build(
     device = await open_device(
         settings.interface,
         key,
-        marker_path=directory / f"{settings.interface}.device.json",
+        marker_path=note_path(directory, settings.interface),
         backend=settings.backend,
         touch=not dry,
     )
-    if not (ipv6 := ipv6_enabled(settings.interface)):
+    if not ipv6_enabled(settings.interface):
         log.warning("host.ipv6_off", reason=ipv6_warning(settings.interface))
     store = Store(directory / STATE_FILE)
     stack.callback(store.close)
     if reset_state:
         store.forget()
-    local = LocalNode(
-        node_id=settings.node_id,
-        public_key=key.public,
-        interface=settings.interface,
-        listen_port=settings.listen_port,
-        mtu=settings.mtu or 1420,
-        keepalive=settings.keepalive,
-        addresses=addresses,
-        static_endpoints=settings.endpoints,
-        endpoint_template=settings.endpoint_template,
-        ipv6=ipv6,
+    interface = await open_interface(
+        settings,
+        key.public,
         on_link=await on_link_networks(ignoring=settings.interface),
+        # A dry run leaves also what has ended.
+        read_only=dry,
     )
     policy = Policy(
         settings.interface,
-        [n for n in addresses.networks if ipv6 or n.version == 4],
+        [n for n in addresses.networks if interface.local.ipv6 or n.version == 4],
         forwarding=settings.forwarding,
     )
     follower = open_follower(settings, contract_wait=0.0 if dry else settings.contract_wait)
     stack.push_async_callback(follower.aclose)
 
-    interface = Interface(
-        local,
-        InterfaceSettings(listen_port=settings.listen_port, mtu=settings.mtu),
-        # Of a dry run the wish is read only, for what has ended would be removed.
-        RollbackFile(settings.state_dir / ROLLBACK_FILE, read_only=dry),
-        auto_mtu=await best_mtu(ignoring=settings.interface),
-    )
     conf = ConfFile(
         settings.wireguard_conf,
         Backups(directory / BACKUPS_DIRECTORY, most=settings.config_backups),

@@ -4,11 +4,18 @@ Built by the bridge and asked by the reconciler once a cycle, so that a rollback
 wishes for is in force without a restart. What a rollback means is `mesh.rollback`.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
+from dstack_vpn.config import Settings
+from dstack_vpn.mesh.addresses import AddressPlan
+from dstack_vpn.mesh.device import IpNetwork
+from dstack_vpn.mesh.keys import PublicKey
 from dstack_vpn.mesh.plan import LocalNode
 from dstack_vpn.mesh.rollback import InterfaceSettings
-from dstack_vpn.wireguard.rollbackfile import RollbackFile
+from dstack_vpn.wireguard.link import ipv6_enabled
+from dstack_vpn.wireguard.rollbackfile import ROLLBACK_FILE, RollbackFile
+from dstack_vpn.wireguard.underlay import best_mtu
 
 
 class Interface:
@@ -47,3 +54,44 @@ class Interface:
         settings = self.in_force.settings
         mtu = self._auto_mtu if settings.mtu is None else settings.mtu
         return replace(local, listen_port=settings.listen_port, mtu=mtu)
+
+
+async def open_interface(
+    settings: Settings,
+    public_key: PublicKey,
+    *,
+    on_link: Sequence[IpNetwork] = (),
+    read_only: bool = False,
+) -> Interface:
+    """What a node with these settings brings to its plans, on this host.
+
+    Args:
+        settings: of the node.
+        public_key: its own.
+        on_link: see `LocalNode.on_link`; whoever sends nothing needs none.
+        read_only: leave also a rollback that has ended where it is.
+
+    Raises:
+        HostError: iproute2 is not installed.
+        DeviceError: the routes of this host could not be read.
+    """
+    configured = InterfaceSettings(listen_port=settings.listen_port, mtu=settings.mtu)
+    mtu = settings.mtu
+    if mtu is None:
+        mtu = await best_mtu(ignoring=settings.interface)
+    network = settings.network
+    local = LocalNode(
+        node_id=settings.node_id,
+        public_key=public_key,
+        interface=settings.interface,
+        listen_port=settings.listen_port,
+        mtu=mtu,
+        keepalive=settings.keepalive,
+        addresses=AddressPlan.of(network.chain_id, settings.contract, settings.ipv4_range),
+        static_endpoints=settings.endpoints,
+        endpoint_template=settings.endpoint_template,
+        ipv6=ipv6_enabled(settings.interface),
+        on_link=tuple(on_link),
+    )
+    wish = RollbackFile(settings.state_dir / ROLLBACK_FILE, read_only=read_only)
+    return Interface(local, configured, wish, auto_mtu=mtu)

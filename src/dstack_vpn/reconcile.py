@@ -15,7 +15,8 @@ from typing import Any, Protocol
 
 import structlog
 
-from dstack_vpn.applier import Applied, Applier, HostPolicy, note_disk_error
+from dstack_vpn.applied import Applied
+from dstack_vpn.applier import Applier, HostPolicy
 from dstack_vpn.config import Settings
 from dstack_vpn.errors import StoreError
 from dstack_vpn.mesh.access import Verdict
@@ -243,7 +244,7 @@ class Reconciler:
         snapshot = replace(old, cycle=old.cycle + 1, chain=self._observe(now))
         self._begun = snapshot.chain
         if self._disk_error is not None:
-            snapshot = note_disk_error(snapshot, self._disk_error)
+            snapshot = _note_disk_error(snapshot, self._disk_error)
             self._disk_error = None
         snapshot, events = self._judge(snapshot, old, now)
         sentence = ""
@@ -393,7 +394,7 @@ class Reconciler:
                 self._saved = Saved(membership=membership, saved_at=wall_now)
                 self._saved_at = now
         except StoreError as error:
-            return note_disk_error(snapshot, str(error))
+            return _note_disk_error(snapshot, str(error))
         return snapshot
 
     async def dry_run(self) -> str:
@@ -456,6 +457,12 @@ def _tell_copies(found: Judgement) -> None:
     for decision in found.after:
         if decision.verdict is Verdict.KEY_DUPLICATE and decision.token_id not in known:
             log.warning("access.key_copied", token_id=decision.token_id, reason=decision.reason)
+
+
+def _note_disk_error(snapshot: Snapshot, error: str) -> Snapshot:
+    """The snapshot with an error of the disk counted and told."""
+    log.error("disk.failed", error=error)
+    return replace(snapshot, error_count=snapshot.error_count + 1, last_error=error)
 
 
 def _now() -> float:

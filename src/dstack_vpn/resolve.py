@@ -6,6 +6,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from ipaddress import ip_address
+from types import MappingProxyType
 
 import structlog
 
@@ -46,6 +47,7 @@ class Resolver:
         self._on_news = on_news
         self._ask = ask
         self._known: dict[str, tuple[IpAddress, ...]] = {}
+        self._shown: Mapping[str, tuple[IpAddress, ...]] | None = None
         self._asked_at: dict[str, float] = {}
         self._failures: dict[str, int] = {}
         self._queue: asyncio.Queue[str] = asyncio.Queue()
@@ -56,6 +58,13 @@ class Resolver:
     def known(self) -> Mapping[str, tuple[IpAddress, ...]]:
         """What is known now, of whatever was asked for."""
         return self._known
+
+    @property
+    def shown(self) -> Mapping[str, tuple[IpAddress, ...]]:
+        """The same for readers: a copy that stays as it is, made when something changed."""
+        if self._shown is None:
+            self._shown = MappingProxyType(dict(self._known))
+        return self._shown
 
     def resolve(
         self, names: Iterable[str], *, keep: bool = False
@@ -70,7 +79,8 @@ class Resolver:
         wanted = set(names)
         for name in () if keep else self._asked_at.keys() - wanted:
             del self._asked_at[name]
-            self._known.pop(name, None)
+            if self._known.pop(name, None) is not None:
+                self._shown = None
             self._failures.pop(name, None)
         for name in sorted(wanted):
             if now - self._asked_at.get(name, -LIFETIME) >= LIFETIME:
@@ -110,6 +120,7 @@ class Resolver:
         self._failures.pop(name, None)
         if name in self._asked_at and self._known.get(name) != addresses:
             self._known[name] = addresses
+            self._shown = None
             self._on_news()
 
 

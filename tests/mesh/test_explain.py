@@ -8,6 +8,7 @@ import pytest
 
 from dstack_vpn.mesh.access import Verdict, find
 from dstack_vpn.mesh.device import SeenPeer
+from dstack_vpn.mesh.endpoint import Source
 from dstack_vpn.mesh.explain import (
     ADVICE,
     AgentFacts,
@@ -19,7 +20,6 @@ from dstack_vpn.mesh.explain import (
     explain,
 )
 from dstack_vpn.mesh.membership import Node
-from dstack_vpn.mesh.origin import Source
 from mesh.build import (
     BLOCK,
     CHAIN_NOW,

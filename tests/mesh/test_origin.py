@@ -5,8 +5,8 @@ from ipaddress import ip_address
 
 import pytest
 
-from dstack_vpn.mesh.endpoint import parse_endpoint
-from dstack_vpn.mesh.origin import PeerState, Source, endpoint_texts, peer_state, source_of
+from dstack_vpn.mesh.endpoint import Source, endpoint_texts, parse_endpoint
+from dstack_vpn.mesh.origin import PeerState, peer_state, source_of
 from mesh.build import WALL_NOW, seen_peer, socket_address
 
 TEXTS = endpoint_texts(

@@ -18,23 +18,18 @@ from dstack_vpn.chain.providers import open_follower
 from dstack_vpn.config import Settings
 from dstack_vpn.errors import ChainError, SettingError
 from dstack_vpn.identity import ACCEPTED, load_identity
-from dstack_vpn.interface import Interface
+from dstack_vpn.interface import open_interface
 from dstack_vpn.mesh.access import Decision, judge, judge_self
-from dstack_vpn.mesh.addresses import AddressPlan
 from dstack_vpn.mesh.chaintime import ChainClock
 from dstack_vpn.mesh.clock import WallClock
 from dstack_vpn.mesh.device import SeenDevice
-from dstack_vpn.mesh.keys import PrivateKey, PublicKey
+from dstack_vpn.mesh.keys import PrivateKey
 from dstack_vpn.mesh.membership import Membership
 from dstack_vpn.mesh.plan import LocalNode, Plan, make_plan
-from dstack_vpn.mesh.rollback import InterfaceSettings
 from dstack_vpn.mesh.snapshot import ChainView
 from dstack_vpn.variables import KEY_FILE_VARIABLE
 from dstack_vpn.wireguard.backend import Backend
-from dstack_vpn.wireguard.choose import open_device
-from dstack_vpn.wireguard.link import ipv6_enabled
-from dstack_vpn.wireguard.rollbackfile import ROLLBACK_FILE, RollbackFile
-from dstack_vpn.wireguard.underlay import best_mtu
+from dstack_vpn.wireguard.choose import kernel_note_path, note_path, open_device
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,9 +118,9 @@ async def observer(settings: Settings) -> AsyncIterator[Observer]:
     async with _device(settings, key) as device:
         follower = open_follower(settings)
         try:
-            local = await local_node(settings, key.public)
+            interface = await open_interface(settings, key.public, read_only=True)
             await follower.start(None)
-            yield Observer(follower, device, local)
+            yield Observer(follower, device, interface.local)
         finally:
             await follower.aclose()
 
@@ -163,36 +158,15 @@ def known_key(settings: Settings) -> PrivateKey:
 @contextlib.asynccontextmanager
 async def _device(settings: Settings, key: PrivateKey) -> AsyncIterator[Backend]:
     """The device of a node, only to be read, by copies of the notes about it."""
-    name = f"{settings.interface}.device.json"
     with tempfile.TemporaryDirectory(prefix="dstack-vpn-") as directory:
-        for note in (name, f"{name}.kernel"):
+        copy = note_path(Path(directory), settings.interface)
+        for note in (copy, kernel_note_path(copy)):
             with contextlib.suppress(OSError):  # where there is none, the device's key is the proof
-                shutil.copyfile(settings.state_dir / note, Path(directory) / note)
+                shutil.copyfile(settings.state_dir / note.name, note)
         yield await open_device(
             settings.interface,
             key,
-            marker_path=Path(directory) / name,
+            marker_path=copy,
             backend=settings.backend,
             touch=False,
         )
-
-
-async def local_node(settings: Settings, public_key: PublicKey) -> LocalNode:
-    """What the agent brings to its plans, a rollback in force included."""
-    network = settings.network
-    local = LocalNode(
-        node_id=settings.node_id,
-        public_key=public_key,
-        interface=settings.interface,
-        listen_port=settings.listen_port,
-        mtu=0,
-        keepalive=settings.keepalive,
-        addresses=AddressPlan.of(network.chain_id, settings.contract, settings.ipv4_range),
-        static_endpoints=settings.endpoints,
-        endpoint_template=settings.endpoint_template,
-        ipv6=ipv6_enabled(settings.interface),
-    )
-    configured = InterfaceSettings(listen_port=settings.listen_port, mtu=settings.mtu)
-    wish = RollbackFile(settings.state_dir / ROLLBACK_FILE, read_only=True)
-    auto_mtu = await best_mtu(ignoring=settings.interface)
-    return Interface(local, configured, wish, auto_mtu=auto_mtu).local

@@ -21,9 +21,10 @@ from dstack_vpn.log import configure_logs
 from dstack_vpn.mesh.access import Decision, Verdict, find, is_node_id
 from dstack_vpn.mesh.addresses import AddressPlan
 from dstack_vpn.mesh.device import IpAddress, SeenPeer
+from dstack_vpn.mesh.endpoint import Source, endpoint_texts
 from dstack_vpn.mesh.explain import AgentFacts, Facts, Finding, PathFacts, conclude, explain
 from dstack_vpn.mesh.keys import PublicKey
-from dstack_vpn.mesh.origin import PeerState, Source, endpoint_texts, peer_state, source_of
+from dstack_vpn.mesh.origin import PeerState, peer_state, source_of
 from dstack_vpn.mesh.plan import candidates, parsed
 from dstack_vpn.wireguard.pathprobe import largest_packet
 

@@ -6,8 +6,9 @@ their own host or their own mesh are refused.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address
 
 from dstack_vpn.mesh.device import IpAddress, IpNetwork
@@ -34,6 +35,38 @@ class Endpoint:
     def __str__(self) -> str:
         host = f"[{self.host}]" if isinstance(self.host, IPv6Address) else str(self.host)
         return f"{host}:{self.port}"
+
+
+class Source(StrEnum):
+    """Who named an endpoint; in the order in which they come."""
+
+    SETTINGS = "settings"
+    """ENDPOINTS of this node."""
+    TOKEN = "token"  # noqa: S105 - a word
+    """The holder of the peer's token."""
+    TEMPLATE = "template"
+    """ENDPOINT_TEMPLATE of this node."""
+    ROAMED = "roamed"
+    """Nobody: the peer spoke from there."""
+
+
+def endpoint_texts(
+    node_id: str, token: str, *, static: Mapping[str, Endpoint], template: str
+) -> dict[Source, str]:
+    """What is written about where a node is, by who wrote it.
+
+    Args:
+        node_id: of the node.
+        token: the endpoint on its token, hostile.
+        static: ENDPOINTS.
+        template: ENDPOINT_TEMPLATE; empty for none.
+    """
+    texts = {
+        Source.SETTINGS: str(static[node_id]) if node_id in static else "",
+        Source.TOKEN: token,
+        Source.TEMPLATE: template.replace("{node_id}", node_id),
+    }
+    return {source: text for source, text in texts.items() if text}
 
 
 def parse_endpoint(text: str, mesh: Sequence[IpNetwork] = ()) -> Endpoint:

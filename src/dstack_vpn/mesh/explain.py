@@ -12,8 +12,9 @@ from enum import StrEnum
 from dstack_vpn.mesh.access import Decision, Verdict
 from dstack_vpn.mesh.audit import differences
 from dstack_vpn.mesh.device import SeenDevice, SeenPeer
+from dstack_vpn.mesh.endpoint import Source
 from dstack_vpn.mesh.membership import Node
-from dstack_vpn.mesh.origin import PeerState, Source, peer_state
+from dstack_vpn.mesh.origin import PeerState, peer_state
 from dstack_vpn.mesh.plan import Plan
 
 # We chose. An expiry this near is told, for the two sides may see it at different blocks.

@@ -8,21 +8,8 @@ from collections.abc import Mapping, Sequence
 from enum import StrEnum
 
 from dstack_vpn.mesh.device import IpAddress, SeenPeer, SocketAddress
-from dstack_vpn.mesh.endpoint import Endpoint
+from dstack_vpn.mesh.endpoint import Source
 from dstack_vpn.mesh.plan import REJECT_AFTER, parsed
-
-
-class Source(StrEnum):
-    """Who named an endpoint; in the order in which they come."""
-
-    SETTINGS = "settings"
-    """ENDPOINTS of this node."""
-    TOKEN = "token"  # noqa: S105 - a word
-    """The holder of the peer's token."""
-    TEMPLATE = "template"
-    """ENDPOINT_TEMPLATE of this node."""
-    ROAMED = "roamed"
-    """Nobody: the peer spoke from there."""
 
 
 class PeerState(StrEnum):
@@ -36,25 +23,6 @@ class PeerState(StrEnum):
     """It never had one; we speak to it, or tried to."""
     NEVER = "never"
     """It never had one, and is not spoken to."""
-
-
-def endpoint_texts(
-    node_id: str, token: str, *, static: Mapping[str, Endpoint], template: str
-) -> dict[Source, str]:
-    """What is written about where a node is, by who wrote it.
-
-    Args:
-        node_id: of the node.
-        token: the endpoint on its token, hostile.
-        static: ENDPOINTS.
-        template: ENDPOINT_TEMPLATE; empty for none.
-    """
-    texts = {
-        Source.SETTINGS: str(static[node_id]) if node_id in static else "",
-        Source.TOKEN: token,
-        Source.TEMPLATE: template.replace("{node_id}", node_id),
-    }
-    return {source: text for source, text in texts.items() if text}
 
 
 def source_of(

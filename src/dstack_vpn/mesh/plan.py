@@ -24,7 +24,7 @@ from dstack_vpn.mesh.device import (
     WantedPeer,
 )
 from dstack_vpn.mesh.diff import sorted_keys
-from dstack_vpn.mesh.endpoint import Endpoint, check_address, parse_endpoint
+from dstack_vpn.mesh.endpoint import Endpoint, check_address, endpoint_texts, parse_endpoint
 from dstack_vpn.mesh.keys import PublicKey
 from dstack_vpn.mesh.membership import Nodes
 
@@ -105,18 +105,11 @@ def candidates(
     found: list[Endpoint] = []
     notes: list[str] = []
     mesh = local.addresses.networks
-    static = local.static_endpoints.get(node_id)
-    if not (static or node_endpoint or local.endpoint_template):
-        return (), ()
-    texts = {
-        # Settings are read before the ranges of the mesh are known, so these are checked here too.
-        "settings": str(static) if static else "",
-        "token": node_endpoint,
-        "template": local.endpoint_template.replace("{node_id}", node_id),
-    }
+    texts = endpoint_texts(
+        node_id, node_endpoint, static=local.static_endpoints, template=local.endpoint_template
+    )
     for source, text in texts.items():
-        if not text:
-            continue
+        # Settings are read before the ranges of the mesh are known, so these are checked here too.
         endpoint = parsed(text)
         if isinstance(endpoint, str):
             notes.append(f"endpoint from the {source} left out: {endpoint}")

@@ -14,10 +14,10 @@ from typing import Any
 
 from dstack_vpn.mesh.access import Decision, Verdict
 from dstack_vpn.mesh.device import SeenPeer
-from dstack_vpn.mesh.endpoint import Endpoint
+from dstack_vpn.mesh.endpoint import Endpoint, Source, endpoint_texts
 from dstack_vpn.mesh.health import Code, Health, Status
 from dstack_vpn.mesh.membership import Membership
-from dstack_vpn.mesh.origin import PeerState, Source, endpoint_texts, peer_state, source_of
+from dstack_vpn.mesh.origin import PeerState, peer_state, source_of
 from dstack_vpn.mesh.snapshot import Alarm, ProviderStatus, Snapshot
 
 Json = dict[str, Any]

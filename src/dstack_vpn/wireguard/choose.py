@@ -19,6 +19,16 @@ from dstack_vpn.wireguard.userspace import UserspaceDevice
 log = structlog.get_logger()
 
 
+def note_path(directory: Path, name: str) -> Path:
+    """Where in a state directory it is noted that wireguard-go's device of this name is ours."""
+    return directory / f"{name}.device.json"
+
+
+def kernel_note_path(note: Path) -> Path:
+    """The same for the kernel's device, beside the other."""
+    return note.with_name(f"{note.name}.kernel")
+
+
 async def open_device(
     name: str,
     private_key: PrivateKey,
@@ -51,7 +61,7 @@ async def open_device(
     kernel = KernelDevice(
         name,
         private_key,
-        marker_path=marker_path.with_name(f"{marker_path.name}.kernel"),
+        marker_path=kernel_note_path(marker_path),
         dial=dial,
         add_link=add_link,
     )
