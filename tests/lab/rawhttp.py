@@ -5,6 +5,9 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
+TURNS = 10
+"""Of the loop, in which a connection that the kernel gave us just now has got to its handler."""
+
 
 class Hangup(ConnectionError):  # noqa: N818 - what is done, not what went wrong
     """The connection is to be closed here and now."""
@@ -34,12 +37,12 @@ async def serve_http(answer: Callable[[bytes], Awaitable[bytes]]) -> AsyncIterat
 @contextlib.asynccontextmanager
 async def serve_raw(write: Write) -> AsyncIterator[str]:
     """A server that leaves the whole answer to `write`; its URL."""
-    running: set[asyncio.Task[Any]] = set()
+    running: dict[asyncio.Task[Any], asyncio.StreamWriter] = {}
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        running.add(task)
+        running[task] = writer
         try:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -52,7 +55,7 @@ async def serve_raw(write: Write) -> AsyncIterator[str]:
         except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
             pass
         finally:
-            running.discard(task)
+            del running[task]
             writer.close()
 
     server = await asyncio.start_server(connected, "0.0.0.0", 0)
@@ -60,7 +63,11 @@ async def serve_raw(write: Write) -> AsyncIterator[str]:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     finally:
         server.close()
-        for task in list(running):
-            task.cancel()
+        for _ in range(TURNS):
+            for task, writer in list(running.items()):
+                # Not closed: that would wait for a client who does not read.
+                writer.transport.abort()
+                task.cancel()
+            await asyncio.sleep(0)
         if running:
             await asyncio.wait(running)

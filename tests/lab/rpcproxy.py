@@ -69,7 +69,8 @@ class Proxy:
             open_timeout=None,
             max_size=None,
         )
-        async with serve_raw(proxy._serve_http) as proxy.url, proxy._pool, sockets as server:
+        # The pool is closed last: who is still being served may ask by it.
+        async with proxy._pool, serve_raw(proxy._serve_http) as proxy.url, sockets as server:
             proxy.ws_url = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}"
             try:
                 yield proxy
