@@ -2,11 +2,24 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any
 
 TURNS = 10
 """Of the loop, in which a connection that the kernel gave us just now has got to its handler."""
+
+
+async def accept_no_more(listeners: Iterable[socket.socket]) -> None:
+    """Stop to listen, to be called before a server is closed.
+
+    asyncio takes a connection in two turns of the loop. Of one whose server is closed between them
+    it makes a transport that nobody can close any more.
+    """
+    for listener in listeners:
+        asyncio.get_running_loop().remove_reader(listener.fileno())
+    for _ in range(TURNS):
+        await asyncio.sleep(0)
 
 
 class Hangup(ConnectionError):  # noqa: N818 - what is done, not what went wrong
@@ -62,6 +75,7 @@ async def serve_raw(write: Write) -> AsyncIterator[str]:
     try:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     finally:
+        await accept_no_more(server.sockets)
         server.close()
         for _ in range(TURNS):
             for task, writer in list(running.items()):

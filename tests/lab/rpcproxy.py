@@ -19,7 +19,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import WebSocketException
 from websockets.http11 import Request, Response
 
-from lab.rawhttp import Hangup, ok, serve_http, serve_raw
+from lab.rawhttp import Hangup, accept_no_more, ok, serve_http, serve_raw
 from lab.rpcfault import Ask, Body, Call, Fault, HttpStatus, Reply, error
 
 __all__ = ["Alter", "Call", "Proxy", "Reply", "ok", "serve_http", "serve_raw"]
@@ -75,6 +75,7 @@ class Proxy:
             try:
                 yield proxy
             finally:
+                await accept_no_more(server.sockets)
                 proxy.drop()
 
     # What a test sets and asks
