@@ -313,7 +313,7 @@ VARIABLES: tuple[Variable, ...] = (
         accepted="on, off",
         meaning=(
             "Whether packets of members may go on through this node to other hosts and networks."
-            " What they send to the node itself is no part of it."
+            " off stops what comes in by the interface and is for another host, and nothing else."
         ),
     ),
     Variable(

@@ -41,8 +41,8 @@ async def rules(host: Host) -> list[str]:
     """The policy rules that are ours, of both families."""
     found = []
     for family in ("-4", "-6"):
-        text = (await host.run("ip", "-json", family, "rule", "show", "pref", "5182")).out
-        found += [f"{family} {r['iif']} {r['action']}" for r in json.loads(text or "[]")]
+        text = (await host.run("ip", "-json", family, "rule", "show", "iif", "wg0")).out
+        found += [f"{family} {r.get('table') or r['action']}" for r in json.loads(text or "[]")]
     return found
 
 
@@ -92,8 +92,10 @@ async def test_what_was_deleted_by_hand_comes_back(mesh: Mesh) -> None:
         ("-6", "route", "del", range6, "dev", "wg0"),
         ("-4", "route", "del", "unreachable", V4),
         ("-6", "route", "del", "unreachable", range6),
-        ("-4", "rule", "del", "pref", "5182"),
-        ("-6", "rule", "del", "pref", "5182"),
+        ("-4", "rule", "del", "pref", "50"),
+        ("-4", "rule", "del", "pref", "51"),
+        ("-6", "rule", "del", "pref", "50"),
+        ("-6", "rule", "del", "pref", "51"),
     ):
         await host.run("ip", *line)
 
@@ -101,11 +103,11 @@ async def test_what_was_deleted_by_hand_comes_back(mesh: Mesh) -> None:
         what = " ".join(line["what"] for line in one.log("device.repaired"))
         words = (f"route add {V4} dev wg0", f"route add {range6} dev wg0",
                  f"route add unreachable {V4}", f"route add unreachable {range6}",
-                 "rule add pref 5182")  # fmt: skip
+                 "rule add pref 50", "rule add pref 51")  # fmt: skip
         return all(word in what for word in words)
 
     await until(told, "the repairs are told")
-    assert await rules(host) == ["-4 wg0 blackhole", "-6 wg0 blackhole"]
+    assert await rules(host) == ["-4 local", "-4 blackhole", "-6 local", "-6 blackhole"]
     await host.reaches("10.213.0.2")
     await host.reaches(v6)
 

@@ -57,15 +57,15 @@ async def test_whatever_is_taken_away_is_noticed() -> None:
         f"link set {name}p up",
         f"addr add 10.77.0.1/16 dev {name}",
         f"addr add fd77::1/48 dev {name} nodad",
-        f"-4 rule add pref 5182 iif {name} blackhole",
-        f"-6 rule add pref 5182 iif {name} blackhole",
+        f"-4 rule add pref 51 iif {name} blackhole",
+        f"-6 rule add pref 51 iif {name} blackhole",
         "-4 route add unreachable 10.77.0.0/16 metric 4278198272",
         "-6 route add unreachable fd77::/48 metric 2147483647",
     ):
         await run("ip", *line.split())
     deeds = (
-        f"-4 rule del pref 5182 iif {name} blackhole",
-        f"-6 rule del pref 5182 iif {name} blackhole",
+        f"-4 rule del pref 51 iif {name} blackhole",
+        f"-6 rule del pref 51 iif {name} blackhole",
         "-4 route del unreachable 10.77.0.0/16 metric 4278198272",
         "-6 route del unreachable fd77::/48 metric 2147483647",
         f"-4 route del 10.77.0.0/16 dev {name}",

@@ -1,7 +1,8 @@
 """What a device has otherwise than the chain says, one sentence each. Pure.
 
 Endpoints may roam and keepalives come and go by themselves, so neither is compared: who is a peer,
-with which addresses, and what this node's own interface is like.
+with which addresses, and what this node's own interface is like. What the host's routing has
+otherwise than it should is found by `wireguard.deviations`, in the same words.
 """
 
 from collections.abc import Iterator, Mapping
@@ -33,6 +34,17 @@ class Kind(StrEnum):
     PEER_MISSING = "peer-missing"
     PEER_FOREIGN = "peer-foreign"
     ALLOWED_IPS = "allowed-ips"
+    # Of the host's routing.
+    UNREACHABLE_MISSING = "unreachable-missing"
+    ROUTE_MISSING = "route-missing"
+    RULE_MISSING = "rule-missing"
+    RULE_LEFT = "rule-left"
+
+
+ROUTING = frozenset(
+    {Kind.UNREACHABLE_MISSING, Kind.ROUTE_MISSING, Kind.RULE_MISSING, Kind.RULE_LEFT}
+)
+"""The kinds that are about the host's routing, and none about the device."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,8 @@ device or not:
   read-only in containers, and there is none for one interface of IPv6. What is for the node itself
   is looked up before, in the table ``local``.
 
-Reading and writing is iproute2's, ip-route(8) and ip-rule(8), since neither is ever urgent.
+What differs is found by `deviations`. Reading and writing is iproute2's, ip-route(8) and
+ip-rule(8), since neither is ever urgent.
 """
 
 import contextlib
@@ -21,12 +22,13 @@ from collections.abc import Iterable, Sequence
 from dstack_vpn.errors import DeviceError
 from dstack_vpn.mesh.device import IpInterface, IpNetwork
 from dstack_vpn.wireguard.command import run
-from dstack_vpn.wireguard.routes import PROTOCOL
-
-PREFERENCE = 5182
-"""Of the rule: before the table ``main`` (32766), after ``local`` (0)."""
-_METRIC = {4: 4278198272, 6: 2147483647}
-"""Worse than any route of the device: the largest that the family takes, or nearly."""
+from dstack_vpn.wireguard.deviations import (
+    Deviation,
+    Entry,
+    blackhole,
+    deviations,
+    unreachable,
+)
 
 
 class Policy:
@@ -44,6 +46,35 @@ class Policy:
         self._networks = tuple(networks)
         self._forwarding = forwarding
 
+    async def look(self, addresses: Sequence[IpInterface]) -> tuple[Deviation, ...]:
+        """Read what is not as it should be, and change nothing.
+
+        Args:
+            addresses: of the device, if it is up and has some.
+
+        Raises:
+            HostError: iproute2 is not installed.
+            DeviceError: it failed, or printed what we do not understand.
+        """
+        found: list[Deviation] = []
+        for network in self._networks:
+            family = f"-{network.version}"
+            within = ("table", "all", "root", str(network))
+            routes = _entries(await run("ip", "-json", family, "route", "show", *within))
+            rules = _entries(await run("ip", "-json", family, "rule", "show"))
+            try:
+                found += deviations(
+                    self._name,
+                    network,
+                    forwarding=self._forwarding,
+                    addresses=addresses,
+                    routes=routes,
+                    rules=rules,
+                )
+            except (ValueError, TypeError):
+                raise _unknown() from None
+        return tuple(found)
+
     async def hold(self, addresses: Sequence[IpInterface]) -> tuple[str, ...]:
         """Put in place what is missing; what that was, in words.
 
@@ -54,69 +85,34 @@ class Policy:
             HostError: no right to configure routes.
             DeviceError: iproute2 failed.
         """
-        done: list[str] = []
-        for network in self._networks:
-            missing = await self._missing(network, addresses)
-            if missing:
-                text = "\n".join((*missing, ""))
+        found = await self.look(addresses)
+        for version in (4, 6):
+            lines = [d.command for d in found if d.version == version and d.command]
+            if lines:
+                text = "\n".join((*lines, ""))
                 # -force: one refused line must not keep the others from being tried.
-                await run("ip", f"-{network.version}", "-force", "-batch", "-", stdin=text)
-            done += missing
-        return tuple(done)
+                await run("ip", f"-{version}", "-force", "-batch", "-", stdin=text)
+        return tuple(d.command for d in found if d.command)
 
     async def release(self) -> None:
         """Take it all away after a wanted stop; no error for what is gone already."""
         for network in self._networks:
-            family = f"-{network.version}"
-            for line in (
-                ("route", "delete", *self._unreachable(network)),
-                ("rule", "delete", *self._rule()),
-            ):
+            lines = [f"route delete {unreachable(network)}"]
+            lines += [f"rule delete {rule}" for rule in blackhole(self._name)]
+            for line in lines:
                 with contextlib.suppress(DeviceError):
-                    await run("ip", family, *line)
-
-    async def _missing(self, network: IpNetwork, addresses: Sequence[IpInterface]) -> list[str]:
-        version = network.version
-        family = f"-{version}"
-        text = await run(
-            "ip", "-json", family, "route", "show", "table", "main", "root", str(network)
-        )
-        routes = [r for r in _entries(text) if r.get("dst") == str(network)]
-        text = await run("ip", "-json", family, "rule", "show", "pref", str(PREFERENCE))
-        ruled = any(
-            r.get("iif") == self._name and r.get("action") == "blackhole" for r in _entries(text)
-        )
-        lines = []
-        if not any(r.get("type") == "unreachable" for r in routes):
-            lines.append(("route", "add", *self._unreachable(network)))
-        own = [a for a in addresses if a.version == version and a.network == network]
-        if own and not any(r.get("dev") == self._name for r in routes):
-            lines.append(("route", "add", str(network), "dev", self._name, *_connected(own[0])))
-        if ruled == self._forwarding:
-            verb = "delete" if self._forwarding else "add"
-            lines.append(("rule", verb, *self._rule()))
-        return [" ".join(line) for line in lines]
-
-    def _unreachable(self, network: IpNetwork) -> tuple[str, ...]:
-        metric = str(_METRIC[network.version])
-        return ("unreachable", str(network), "metric", metric, "proto", PROTOCOL)
-
-    def _rule(self) -> tuple[str, ...]:
-        return ("pref", str(PREFERENCE), "iif", self._name, "blackhole")
+                    await run("ip", f"-{network.version}", *line.split())
 
 
-def _connected(address: IpInterface) -> tuple[str, ...]:
-    """The route that the kernel makes by itself when a device gets an address."""
-    if address.version == 6:
-        return ("proto", "kernel", "metric", "256")
-    return ("proto", "kernel", "scope", "link", "src", str(address.ip))
-
-
-def _entries(text: str) -> list[dict[str, object]]:
+def _entries(text: str) -> list[Entry]:
     try:
         found = json.loads(text or "[]")
     except ValueError:
         found = None
     if not isinstance(found, list) or not all(isinstance(entry, dict) for entry in found):
-        raise DeviceError("ip printed routes or rules in a form that we do not know")
+        raise _unknown()
     return found
+
+
+def _unknown() -> DeviceError:
+    return DeviceError("ip printed routes or rules in a form that we do not know")
