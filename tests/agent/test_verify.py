@@ -9,6 +9,8 @@ from agent.commands import answer, command
 from agent.mesh import Mesh
 from lab.tunnel import new_keys
 
+RANGE6 = "fd59:11ea:eff5::/48"
+
 
 async def test_equal_and_nothing_is_written(mesh: Mesh) -> None:
     """A node in order: exit code 0, the block is named, and its notes are left alone."""
@@ -74,6 +76,15 @@ async def test_without_an_agent_a_change_is_a_difference(mesh: Mesh) -> None:
             [("wg", "set", "wg0", "peer", "{stranger}", "allowed-ips", "10.213.0.2/32")],
             {"peer-foreign", "allowed-ips"},
         ),
+        (
+            [
+                ("ip", "route", "del", "unreachable", "10.213.0.0/16"),
+                ("ip", "-6", "route", "del", "unreachable", RANGE6, "metric", "2147483647"),
+            ],
+            {"unreachable-missing"},
+        ),
+        ([("ip", "route", "del", "10.213.0.0/16", "dev", "wg0")], {"route-missing"}),
+        ([("ip", "-6", "rule", "del", "pref", "51")], {"rule-missing"}),
     ],
     ids=lambda value: " ".join(sorted(value)) if isinstance(value, set) else "",
 )
@@ -127,3 +138,14 @@ async def test_mistakes(mesh: Mesh) -> None:
     for ended in (user, no_key, dark):
         assert len(ended.out.splitlines()) == 1, ended.out
         assert one.keys.private not in ended.out
+
+
+async def test_after_a_change_of_forwarding_the_rules_are_left(mesh: Mesh) -> None:
+    """What the settings say now counts, also of the routing; and nothing of it is altered."""
+    (one,) = await mesh.join(1)
+    await one.kill()
+    text = await command(one, "verify", "--within", "0", FORWARDING="on")
+    assert text.code == 1
+    assert text.out.count("- the rule 'pref 5") == 4, text.out
+    assert text.out.count("stands although FORWARDING is on") == 4
+    assert (await command(one, "verify", "--within", "0")).code == 0

@@ -20,6 +20,7 @@ from dstack_vpn.errors import ChainError, SettingError
 from dstack_vpn.identity import ACCEPTED, load_identity
 from dstack_vpn.interface import open_interface
 from dstack_vpn.mesh.access import Decision, judge, judge_self
+from dstack_vpn.mesh.audit import Difference
 from dstack_vpn.mesh.chaintime import ChainClock
 from dstack_vpn.mesh.clock import WallClock
 from dstack_vpn.mesh.device import SeenDevice
@@ -30,11 +31,12 @@ from dstack_vpn.mesh.snapshot import ChainView
 from dstack_vpn.variables import KEY_FILE_VARIABLE
 from dstack_vpn.wireguard.backend import Backend
 from dstack_vpn.wireguard.choose import kernel_note_path, note_path, open_device
+from dstack_vpn.wireguard.policy import Policy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observed:
-    """The chain and the device, as they were at nearly one moment."""
+    """The chain, the device and the routing around it, as they were at nearly one moment."""
 
     membership: Membership
     view: ChainView
@@ -48,25 +50,30 @@ class Observed:
     device: SeenDevice | None
     backend: str
     """What carries the device, such as ``kernel``."""
+    routing: tuple[Difference, ...]
+    """What of the host's routing is not as it should be."""
 
 
 class Observer:
     """Looks again and again, by one follower and one device."""
 
-    def __init__(self, follower: Follower, device: Backend, local: LocalNode) -> None:
+    def __init__(
+        self, follower: Follower, device: Backend, policy: Policy, local: LocalNode
+    ) -> None:
         """Take the parts; see `observer`."""
         self._follower = follower
         self._device = device
+        self._policy = policy
         self._local = local
         self._clock = ChainClock()
 
     async def look(self) -> Observed:
-        """Look at the chain, then at the device.
+        """Look at the chain, then at the device, then at the routing.
 
         Raises:
             ChainError: too few providers answer, or agree.
             HostError: we may not read the device, or it is another program's.
-            DeviceError: the device does not answer.
+            DeviceError: the device does not answer, or routes cannot be read.
         """
         view = await self._follower.poll()
         membership = view.membership
@@ -80,6 +87,7 @@ class Observer:
         )
         own = judge_self(decisions, self._local.node_id, self._local.public_key)
         seen = await self._device.seen()
+        found = await self._policy.look(seen.addresses if seen and seen.up else ())
         plan = make_plan(
             nodes=membership.nodes,
             decisions=decisions,
@@ -101,6 +109,7 @@ class Observer:
             plan=plan,
             device=seen,
             backend=self._device.kind,
+            routing=tuple(deviation.difference for deviation in found),
         )
 
 
@@ -118,9 +127,11 @@ async def observer(settings: Settings) -> AsyncIterator[Observer]:
     async with _device(settings, key) as device:
         follower = open_follower(settings)
         try:
-            interface = await open_interface(settings, key.public, read_only=True)
+            local = (await open_interface(settings, key.public, read_only=True)).local
+            networks = [n for n in local.addresses.networks if local.ipv6 or n.version == 4]
+            policy = Policy(local.interface, networks, forwarding=settings.forwarding)
             await follower.start(None)
-            yield Observer(follower, device, interface.local)
+            yield Observer(follower, device, policy, local)
         finally:
             await follower.aclose()
 

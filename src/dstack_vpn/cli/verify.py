@@ -1,7 +1,7 @@
 """``dstack-vpn verify``: the device of this node against the chain itself, with no agent between.
 
-Members are read anew, from as many providers as the settings ask for; what a node has saved or says
-of itself counts for nothing.
+The routing around it is compared with what the settings ask for. Members are read anew, from as
+many providers as the settings ask for; what a node has saved or says of itself counts for nothing.
 """
 
 import asyncio
@@ -53,8 +53,9 @@ def verify(
 ) -> int:
     """Compare this node's device with the chain: peers, keys, addresses, port and MTU.
 
-    The chain is read anew, the device is only read. Works while the agent runs; reading a device
-    needs root. Exit code 0 when they are equal, 1 when not, 2 for a mistake.
+    So are the host's routes and rules for the mesh. The chain is read anew, the host is only read.
+    Works while the agent runs; reading a device needs root. Exit code 0 when they are equal, 1 when
+    not, 2 for a mistake.
     """
     configure_logs(level="error", form="console")
     settings = load_settings(env_file=env_file)
@@ -76,6 +77,7 @@ async def _verify(settings: Settings, within: float) -> _Verified:
             looks += 1
             (wanted,) = observed.plan.devices
             left = differences(wanted, observed.device, reasons=observed.plan.removal_reasons)
+            left += observed.routing
             if not left or time.monotonic() >= deadline:
                 return _Verified(observed=observed, differences=left, looks=looks)
             await asyncio.sleep(min(PAUSE, max(0.0, deadline - time.monotonic())))
