@@ -46,6 +46,7 @@ async def test_the_table(mesh: Mesh) -> None:
     (peer,) = told["wireguard"]["peers"]
     assert (peer["state"], peer["verdict"]) == ("live", "ACCESS_GRANTED")
     assert told["health"]["nodeId"] == "n1"
+    assert told["device"] == {"interface": "wg0", "backend": "userspace"}
 
 
 async def test_agent_that_is_away_or_hangs(mesh: Mesh) -> None:

@@ -79,6 +79,29 @@ def test_all_in_order() -> None:
     assert conclude("node-2", findings) == (True, "node-2 is reachable")
 
 
+@pytest.mark.parametrize("skew", [None, 60.0, -60.0])
+def test_a_clock_that_is_right(skew: float | None) -> None:
+    """Up to a minute, or not known, is nothing to tell."""
+    assert explain(facts(skew=skew)) == explain(facts())
+
+
+@pytest.mark.parametrize(
+    ("skew", "words"),
+    [
+        (61.4, "clock is 61 s ahead of the chain's newest block, or the chain stands still"),
+        (-3600.0, "clock is 3600 s behind the chain's newest block"),
+    ],
+)
+def test_a_clock_that_is_wrong(skew: float, words: str) -> None:
+    """It is told with what to do; whoever has a session is reachable all the same."""
+    findings = explain(facts(skew=skew))
+    (found,) = (f for f in findings if f.subject == "clock")
+    assert found.grade is Grade.WARNING
+    assert found.text.endswith(words)
+    assert "NTP" in found.advice
+    assert conclude("node-2", findings) == (True, "node-2 is reachable")
+
+
 VERDICTS: dict[Verdict, tuple[Node, ...]] = {
     Verdict.NODE_NOT_FOUND: (node(1),),
     Verdict.NO_KEY: (node(1), node(2, key=bytes(32))),

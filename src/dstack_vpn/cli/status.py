@@ -80,12 +80,14 @@ def _ask(agent: AgentAddress, *, everybody: bool) -> Mapping[str, Json]:
     answers = {"health": agent.ask("/health"), "wireguard": agent.ask("/wireguard")}
     if everybody:
         answers["access"] = agent.ask("/api/access")
+    name = answers["wireguard"].get("interface")
+    answers["device"] = {"interface": name, "backend": name and _backend(str(name))}
     return answers
 
 
 def _lines(answers: Mapping[str, Json]) -> Iterator[str]:
     try:
-        yield from _head(answers["health"], answers["wireguard"])
+        yield from _head(answers["health"], answers["wireguard"], answers["device"])
         rows = sorted(map(_row, answers["wireguard"]["peers"]))
         known = {peer["publicKey"] for peer in answers["wireguard"]["peers"]}
         others = answers.get("access", {}).get("access", ())
@@ -108,7 +110,7 @@ def _lines(answers: Mapping[str, Json]) -> Iterator[str]:
         ) from None
 
 
-def _head(health: Json, device: Json) -> Iterator[str]:
+def _head(health: Json, device: Json, carrier: Json) -> Iterator[str]:
     chain, registry = health["chain"], health["peerRegistry"]
     facts = [health["nodeId"], health["access"]["verdict"] or "unknown verdict"]
     yield plain("  ".join([*facts, f"{health['bridge']['status']}, {health['status']}"]))
@@ -121,7 +123,8 @@ def _head(health: Json, device: Json) -> Iterator[str]:
         name = device["interface"]
         up = "up" if device["up"] else "DOWN"
         port, mtu = device["listenPort"], device["mtu"]
-        yield plain(f"device  {name}{_carrier(name)}, {up}, UDP port {port}, MTU {mtu}")
+        backend = f" ({kind})" if (kind := carrier["backend"]) else ""
+        yield plain(f"device  {name}{backend}, {up}, UDP port {port}, MTU {mtu}")
         yield plain(f"        {' '.join(device['addresses']) or 'no addresses'}")
     yield f"peers   {registry['activePeers']} of {registry['totalPeers']} live, direct UDP"
     for reason in health["reasons"]:
@@ -130,12 +133,12 @@ def _head(health: Json, device: Json) -> Iterator[str]:
         yield plain(f"! {alarm['code']}: {alarm['text']}")
 
 
-def _carrier(name: str) -> str:
+def _backend(name: str) -> str | None:
     """What carries the device, as far as this machine shows it; the name is what somebody said."""
     link = _NET / Path(name).name
     if not link.is_dir():
-        return ""
-    return " (userspace)" if (link / "tun_flags").exists() else " (kernel)"
+        return None
+    return "userspace" if (link / "tun_flags").exists() else "kernel"
 
 
 def _row(peer: Json) -> tuple[int, int, tuple[str, ...]]:

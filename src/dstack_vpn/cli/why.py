@@ -20,9 +20,11 @@ from dstack_vpn.errors import HostError, SettingError
 from dstack_vpn.log import configure_logs
 from dstack_vpn.mesh.access import Decision, Verdict, find, is_node_id
 from dstack_vpn.mesh.addresses import AddressPlan
+from dstack_vpn.mesh.chaintime import clock_skew
 from dstack_vpn.mesh.device import IpAddress, SeenPeer
 from dstack_vpn.mesh.endpoint import Source, endpoint_texts
 from dstack_vpn.mesh.explain import AgentFacts, Facts, Finding, PathFacts, conclude, explain
+from dstack_vpn.mesh.health import Code
 from dstack_vpn.mesh.keys import PublicKey
 from dstack_vpn.mesh.origin import PeerState, peer_state, source_of
 from dstack_vpn.mesh.plan import candidates, parsed
@@ -74,6 +76,12 @@ def why(
 async def _facts(settings: Settings, env_file: Path | None, text: str) -> Facts:
     async with observer(settings) as look_out:
         observed = await look_out.look()
+        # Where blocks come only when somebody writes, they do not tell the time.
+        skew = (
+            None
+            if settings.network.block_time is None
+            else clock_skew(observed.view, now=time.monotonic(), wall_now=time.time())
+        )
     decision = find_peer(text, observed.decisions, observed.local.addresses)
     if decision.token_id and decision.token_id == observed.own.token_id:
         raise SettingError("PEER", "is this node itself", ACCEPTED)
@@ -104,6 +112,7 @@ async def _facts(settings: Settings, env_file: Path | None, text: str) -> Facts:
         source=source_of(seen.endpoint if seen else None, texts, resolved),
         agent=_agent(env_file),
         wall_now=time.time(),
+        skew=skew,
         paths=paths,
         path_error=path_error,
     )
@@ -195,7 +204,12 @@ def _agent(env_file: Path | None) -> AgentFacts | None:
         return AgentFacts(
             state=str(chain["state"]),
             lag=None if chain["lag"] is None else int(chain["lag"]),
-            reasons=tuple(str(reason["text"]) for reason in health["reasons"]),
+            # Of the clock this command has looked by itself.
+            reasons=tuple(
+                str(reason["text"])
+                for reason in health["reasons"]
+                if reason["code"] != Code.CLOCK_SKEW
+            ),
         )
     except (AgentAwayError, LookupError, TypeError, ValueError):
         return None

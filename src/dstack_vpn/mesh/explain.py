@@ -13,6 +13,7 @@ from dstack_vpn.mesh.access import Decision, Verdict
 from dstack_vpn.mesh.audit import differences
 from dstack_vpn.mesh.device import SeenDevice, SeenPeer
 from dstack_vpn.mesh.endpoint import Source
+from dstack_vpn.mesh.health import MOST_SKEW
 from dstack_vpn.mesh.membership import Node
 from dstack_vpn.mesh.origin import PeerState, peer_state
 from dstack_vpn.mesh.plan import Plan
@@ -89,6 +90,8 @@ class Facts:
     agent: AgentFacts | None
     """None when no agent answers."""
     wall_now: float
+    skew: float | None = None
+    """Seconds by which the wall clock is ahead of the chain's newest block; None for not known."""
     paths: tuple[PathFacts, ...] = ()
     """Empty where nothing was tried."""
     path_error: str = ""
@@ -118,6 +121,7 @@ def explain(facts: Facts) -> tuple[Finding, ...]:
     found = [_verdict("peer", facts.peer, facts), _verdict("own", facts.own, facts)]
     found += _expiry(facts)
     found += _agent(facts.agent)
+    found += _clock(facts)
     found += _device(facts)
     if facts.peer.granted and facts.own.granted:
         found += _traffic(facts)
@@ -129,8 +133,9 @@ def conclude(name: str, findings: Sequence[Finding]) -> tuple[bool, str]:
     first = next((f for f in findings if f.grade is Grade.PROBLEM), None)
     if first is not None:
         return False, f"{name} cannot be reached: {first.text}"
-    # What troubles the agent is told below; packets to this peer flow nevertheless.
-    own = (f for f in findings if f.subject != "agent")
+    # What troubles the agent is told below; packets to this peer flow nevertheless. So they do when
+    # the clock is wrong, once there is a session.
+    own = (f for f in findings if f.subject not in {"agent", "clock"})
     warning = next((f for f in own if f.grade is Grade.WARNING), None)
     but = f"; but {warning.text}" if warning else ""
     return True, f"{name} is reachable{but}"
@@ -201,6 +206,21 @@ def _agent(agent: AgentFacts | None) -> Iterator[Finding]:
         yield Finding(subject="agent", grade=Grade.OK, text=text)
     for reason in agent.reasons:
         yield Finding(subject="agent", grade=Grade.WARNING, text=f"the agent says: {reason}")
+
+
+def _clock(facts: Facts) -> Iterator[Finding]:
+    """A peer takes no handshake that is dated before one that it has had, so a clock matters."""
+    skew = facts.skew
+    if skew is None or abs(skew) <= MOST_SKEW:
+        return
+    way, unless = ("ahead of", ", or the chain stands still") if skew > 0 else ("behind", "")
+    yield Finding(
+        subject="clock",
+        grade=Grade.WARNING,
+        text=f"this machine's clock is {abs(skew):.0f} s {way} the chain's newest block{unless}",
+        advice="set it, and keep it set (NTP): after it went back, peers that had a handshake dated"
+        " later take no new one from this node",
+    )
 
 
 def _device(facts: Facts) -> Iterator[Finding]:
