@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from agent.commands import answer
 from agent.mesh import Mesh
 from dstack_vpn.mesh.addresses import AddressPlan
 from dstack_vpn.mesh.membership import Address
@@ -110,6 +111,38 @@ async def test_what_was_deleted_by_hand_comes_back(mesh: Mesh) -> None:
     assert await rules(host) == ["-4 local", "-4 blackhole", "-6 local", "-6 blackhole"]
     await host.reaches("10.213.0.2")
     await host.reaches(v6)
+
+
+async def test_what_others_put_in_its_way_is_told_and_left_alone(mesh: Mesh) -> None:
+    """A route into the mesh, and a rule before ours: one line each, however often one looks."""
+    (one,) = await mesh.join(1, settings=FAST)
+    host = one.host
+    route = ("10.213.5.0/24", "dev", "eth0")
+    await host.run("ip", "route", "add", *route)
+    await host.run("ip", "-6", "rule", "add", "lookup", "main", "suppress_prefixlength", "0")
+
+    await until(lambda: one.log("host.foreign_route"), "the route is told")
+    await until(lambda: one.log("host.foreign_rule"), "the rule is told")
+    (told,) = one.log("host.foreign_route")
+    assert "the route '10.213.5.0/24 dev eth0' of this host" in told["reason"]
+    code, verified = await answer(one, "verify", "--within", "0")
+    assert code == 1
+    assert {d["kind"] for d in verified["differences"]} == {"route-foreign", "rule-foreign"}
+
+    await host.run("ip", "route", "del", *route)
+
+    async def is_well() -> bool:
+        found = (await answer(one, "verify", "--within", "0"))[1]["differences"]
+        return [d["kind"] for d in found] == ["rule-foreign"]
+
+    await until(is_well, "the route is gone")
+    # A repair of something else shows that it has looked since.
+    await host.run("ip", "route", "del", "unreachable", V4)
+    await until(lambda: one.log("device.repaired"), "it looks again")
+    await host.run("ip", "route", "add", *route)
+    await until(lambda: len(one.log("host.foreign_route")) == 2, "it is told again")
+    assert len(one.log("host.foreign_rule")) == 1
+    assert "5.0/24" in (await host.run("ip", "route", "show", "10.213.5.0/24")).out
 
 
 @pytest.mark.parametrize("forwarding", ["off", "on"])

@@ -52,6 +52,14 @@ CASES: dict[Kind, tuple[Callable[[], list[Deviation]], str]] = {
         lambda: found(rules=(LOCAL, SECOND, MAIN), forwarding=True),
         "rule delete pref 51 iif wg0 blackhole",
     ),
+    Kind.ROUTE_FOREIGN: (
+        lambda: found(routes=(*ROUTES, {"dst": "10.213.5.0/24", "dev": "eth0"})),
+        "",
+    ),
+    Kind.RULE_FOREIGN: (
+        lambda: found(rules=(LOCAL, {"priority": 9, "src": "all", "table": "7"}, *RULES[1:])),
+        "",
+    ),
 }
 
 
@@ -103,3 +111,81 @@ def test_rules_of_others_are_not_taken_for_ours() -> None:
     for other in others:
         (one,) = found(rules=(LOCAL, FIRST, other, MAIN))
         assert one.difference.kind is Kind.RULE_MISSING
+
+
+@pytest.mark.parametrize(
+    ("route", "words"),
+    [
+        ({"dst": "10.213.5.0/24", "gateway": "192.0.2.1", "dev": "eth0"}, "via 192.0.2.1 dev eth0"),
+        ({"dst": "10.213.0.9", "dev": "lo", "type": "local", "table": "local"}, "local 10.213.0.9"),
+        ({"dst": "10.213.5.0/24", "type": "blackhole"}, "'blackhole 10.213.5.0/24'"),
+        ({"dst": "10.213.5.0/24", "dev": "wg1", "table": "77"}, "dev wg1 table 77"),
+        ({"dst": "10.213.5.0/24", "nexthops": [{}, {}]}, "'10.213.5.0/24'"),
+    ],
+)
+def test_routes_of_others(route: Entry, words: str) -> None:
+    """Each is told with where it leads."""
+    (one,) = found(routes=(*ROUTES, route))
+    assert words in one.difference.text
+    assert str(V4) in one.difference.text
+
+
+@pytest.mark.parametrize(
+    "route",
+    [
+        {"dst": "10.213.5.0/24", "dev": "wg0"},
+        {"dst": "10.213.255.255", "dev": "eth0", "type": "broadcast", "table": "local"},
+        {"dst": "10.213.0.1", "dev": "lo", "type": "local", "table": "local"},
+        {"dst": "10.213.0.0/17", "type": "unreachable", "protocol": "216"},
+        {"dst": "10.0.0.0/16", "dev": "eth0"},
+    ],
+    ids=["of our device", "broadcast", "our address", "of ours", "outside"],
+)
+def test_routes_that_are_nobody_elses(route: Entry) -> None:
+    """Ours, and what lies outside of the mesh."""
+    assert found(routes=(*ROUTES, route)) == []
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {"src": "all", "table": "main", "suppress_prefixlen": 0},
+        {"not": None, "src": "all", "fwmark": "0xca6c", "table": "51820"},
+        {"src": "10.0.0.0", "srclen": 8, "table": "7"},
+        {"src": "10.213.0.7", "table": "7"},
+        {"src": "all", "dst": "192.0.2.1", "table": "7"},
+        {"src": "all", "iif": "wg0", "table": "7"},
+        {"src": "all", "goto": 32766},
+    ],
+)
+def test_rules_of_others_that_come_first(rule: Entry) -> None:
+    """What a member sends may fit them, so that FORWARDING=off is not all that counts."""
+    before = {"priority": 9, **rule}
+    (one,) = found(rules=(LOCAL, before, *RULES[1:]))
+    assert "preference 9" in one.difference.text
+    assert found(rules=(*RULES, {**before, "priority": 100})) == []
+    assert found(rules=(LOCAL, before, MAIN), forwarding=True) == []
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {"src": "192.0.2.1", "table": "7"},
+        {"src": "192.0.2.0", "srclen": 24, "table": "7"},
+        {"src": "all", "iif": "eth0", "table": "7"},
+        {"src": "all", "oif": "eth0", "table": "7"},
+        {"src": "all", "fwmark": "0x200", "table": "7"},
+        {"src": "all", "uid_start": 5, "uid_end": 6, "table": "7"},
+        {"src": "all", "action": "prohibit"},
+        {"src": "all", "table": "local"},
+    ],
+)
+def test_rules_of_others_that_do_not_matter(rule: Entry) -> None:
+    """No packet of a member fits them, or none goes on by them."""
+    assert found(rules=(LOCAL, {"priority": 9, **rule}, *RULES[1:])) == []
+
+
+def test_an_address_that_is_none_is_an_error() -> None:
+    """What ip(8) does not print is not guessed at."""
+    with pytest.raises(ValueError, match="nonsense"):
+        found(routes=(*ROUTES, {"dst": "nonsense"}))

@@ -39,10 +39,19 @@ class Kind(StrEnum):
     ROUTE_MISSING = "route-missing"
     RULE_MISSING = "rule-missing"
     RULE_LEFT = "rule-left"
+    ROUTE_FOREIGN = "route-foreign"
+    RULE_FOREIGN = "rule-foreign"
 
 
 ROUTING = frozenset(
-    {Kind.UNREACHABLE_MISSING, Kind.ROUTE_MISSING, Kind.RULE_MISSING, Kind.RULE_LEFT}
+    {
+        Kind.UNREACHABLE_MISSING,
+        Kind.ROUTE_MISSING,
+        Kind.RULE_MISSING,
+        Kind.RULE_LEFT,
+        Kind.ROUTE_FOREIGN,
+        Kind.RULE_FOREIGN,
+    }
 )
 """The kinds that are about the host's routing, and none about the device."""
 

@@ -6,6 +6,7 @@ tells. What others made is told as well, and left alone.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from ipaddress import ip_network
 
 from dstack_vpn.mesh.audit import Difference, Kind
 from dstack_vpn.mesh.device import IpInterface, IpNetwork
@@ -19,6 +20,12 @@ PREFERENCE = 50
 
 _METRIC = {4: 4278198272, 6: 2147483647}
 """Worse than any route of the device: the largest that the family takes, or nearly."""
+
+_NOT_LED = frozenset({"broadcast", "anycast", "multicast"})
+"""Types of routes that an address of an interface brings along, beside its own."""
+_NEVER_TAKEN = frozenset({"fwmark", "oif", "uid_start"})
+"""Selectors that no packet of a member fits unless somebody marked it, or a program sent it."""
+_ENDS = frozenset({"blackhole", "unreachable", "prohibit"})
 
 Entry = Mapping[str, object]
 """One route or rule, as ``ip -json`` prints it."""
@@ -44,7 +51,7 @@ def deviations(
     routes: Sequence[Entry],
     rules: Sequence[Entry],
 ) -> Iterator[Deviation]:
-    """Compare the routing of one family with what it should be; what is missing comes first.
+    """Compare the routing of one family with what it should be; what others did comes last.
 
     Args:
         name: interface name.
@@ -53,10 +60,16 @@ def deviations(
         addresses: of the device, if it is up and has some.
         routes: those of all tables that lie within the range.
         rules: all of the family.
+
+    Raises:
+        ValueError: an address in them is none.
     """
     own = [a for a in addresses if a.version == network.version and a.network == network]
     yield from _routes(name, network, own, routes)
     yield from _rules(name, network, forwarding, rules)
+    yield from _foreign_routes(name, network, own, routes)
+    if not forwarding:
+        yield from _rules_before(name, network, rules)
 
 
 def unreachable(network: IpNetwork) -> str:
@@ -103,6 +116,60 @@ def _rules(
             yield _missing(network, Kind.RULE_MISSING, text, f"rule add {rule}")
 
 
+def _foreign_routes(
+    name: str, network: IpNetwork, own: Sequence[IpInterface], routes: Sequence[Entry]
+) -> Iterator[Deviation]:
+    # Some kernels have the address of an interface as a route to another one.
+    ours = {str(address.ip) for address in own}
+    for route in routes:
+        to = str(route.get("dst"))
+        if route.get("dev") == name or route.get("protocol") == PROTOCOL or to in ours:
+            continue
+        if route.get("type") in _NOT_LED or not network.overlaps(ip_network(to)):
+            continue
+        words = [str(route.get("type", "")), to]
+        for said, key in (("via", "gateway"), ("dev", "dev"), ("table", "table")):
+            words += [said, str(route[key])] if key in route else []
+        text = (
+            f"the route '{' '.join(words).strip()}' of this host lies in the mesh range {network}:"
+            f" packets for members there may not go by {name}; remove it"
+        )
+        yield _foreign(network, Kind.ROUTE_FOREIGN, text)
+
+
+def _rules_before(name: str, network: IpNetwork, rules: Sequence[Entry]) -> Iterator[Deviation]:
+    for rule in rules:
+        preference = rule.get("priority")
+        if not isinstance(preference, int) or preference > PREFERENCE + 1:
+            return
+        if _is_ours(rule, name, 1):
+            return
+        if _is_ours(rule, name, 0) or not _may_lead_on(rule, name, network):
+            continue
+        where = f"the table {table}" if (table := rule.get("table")) else "another way"
+        text = (
+            f"a rule of this host with preference {preference} comes before those of"
+            f" this node: what members send to other hosts may go on by {where}"
+        )
+        yield _foreign(network, Kind.RULE_FOREIGN, text)
+
+
+def _may_lead_on(rule: Entry, name: str, network: IpNetwork) -> bool:
+    """Whether a rule may take what a member sent, whose address is of the mesh, to another host."""
+    if rule.get("table") == "local" or rule.get("action") in _ENDS:
+        return False
+    if rule.get("iif", name) != name:
+        return False
+    if "not" in rule:
+        return True
+    source = rule.get("src", "all")
+    if source != "all":
+        length = rule.get("srclen", network.max_prefixlen)
+        if not network.overlaps(ip_network(f"{source}/{length}")):
+            return False
+    return not _NEVER_TAKEN.intersection(rule)
+
+
 def _is_ours(rule: Entry, name: str, place: int) -> bool:
     says = rule.get("action") == "blackhole" if place else rule.get("table") == "local"
     return says and rule.get("iif") == name and rule.get("priority") == PREFERENCE + place
@@ -118,3 +185,7 @@ def _connected(address: IpInterface) -> str:
 def _missing(network: IpNetwork, kind: Kind, text: str, command: str) -> Deviation:
     difference = Difference(kind=kind, text=text)
     return Deviation(version=network.version, difference=difference, command=command)
+
+
+def _foreign(network: IpNetwork, kind: Kind, text: str) -> Deviation:
+    return Deviation(version=network.version, difference=Difference(kind=kind, text=text))

@@ -11,15 +11,19 @@ device or not:
   read-only in containers, and there is none for one interface of IPv6. What is for the node itself
   is looked up before, in the table ``local``.
 
-What differs is found by `deviations`. Reading and writing is iproute2's, ip-route(8) and
-ip-rule(8), since neither is ever urgent.
+Routes of others inside of the mesh range, and rules of others before ours, are told once each and
+left alone. What differs is found by `deviations`. Reading and writing is iproute2's, ip-route(8)
+and ip-rule(8), since neither is ever urgent.
 """
 
 import contextlib
 import json
 from collections.abc import Iterable, Sequence
 
+import structlog
+
 from dstack_vpn.errors import DeviceError
+from dstack_vpn.mesh.audit import Difference, Kind
 from dstack_vpn.mesh.device import IpInterface, IpNetwork
 from dstack_vpn.wireguard.command import run
 from dstack_vpn.wireguard.deviations import (
@@ -29,6 +33,10 @@ from dstack_vpn.wireguard.deviations import (
     deviations,
     unreachable,
 )
+
+log = structlog.get_logger()
+
+_EVENTS = {Kind.ROUTE_FOREIGN: "host.foreign_route", Kind.RULE_FOREIGN: "host.foreign_rule"}
 
 
 class Policy:
@@ -45,6 +53,7 @@ class Policy:
         self._name = name
         self._networks = tuple(networks)
         self._forwarding = forwarding
+        self._told: frozenset[Difference] = frozenset()
 
     async def look(self, addresses: Sequence[IpInterface]) -> tuple[Deviation, ...]:
         """Read what is not as it should be, and change nothing.
@@ -86,6 +95,7 @@ class Policy:
             DeviceError: iproute2 failed.
         """
         found = await self.look(addresses)
+        self._tell([d.difference for d in found if not d.command])
         for version in (4, 6):
             lines = [d.command for d in found if d.version == version and d.command]
             if lines:
@@ -102,6 +112,13 @@ class Policy:
             for line in lines:
                 with contextlib.suppress(DeviceError):
                     await run("ip", f"-{network.version}", *line.split())
+
+    def _tell(self, foreign: Sequence[Difference]) -> None:
+        """Log what others did: each once, and again where it went and came back."""
+        for difference in dict.fromkeys(foreign):
+            if difference not in self._told:
+                log.warning(_EVENTS[difference.kind], reason=difference.text)
+        self._told = frozenset(foreign)
 
 
 def _entries(text: str) -> list[Entry]:
