@@ -36,6 +36,7 @@ from dstack_vpn.mesh.device import (
 )
 from dstack_vpn.mesh.diff import NOT_A_MEMBER, diff, patched
 from dstack_vpn.mesh.drift import unexplained
+from dstack_vpn.mesh.greet import greeted
 from dstack_vpn.mesh.keys import PublicKey
 from dstack_vpn.mesh.membership import Membership
 from dstack_vpn.mesh.plan import (
@@ -330,7 +331,7 @@ class Applier:
             repair = in_words(unexplained(change, before, wanted))
         if change:
             try:
-                await self._device.apply(change)
+                await self._device.apply(greeted(change, wanted, seen, clock=self._clock, now=now))
             except DeviceError as error:
                 await self._fall_back(wanted, seen, error)
                 raise

@@ -82,8 +82,7 @@ async def test_who_was_revoked_stays_out(mesh: Mesh) -> None:
     assert set(await one.wg_peers()) == {two.keys.public}
     assert one.running is process
     await mesh.has_sessions(one, two)
-    # From the node itself: its peers learn its port from what it sends.
-    stream = await mesh.lab.stream(one.host, two.host, "10.213.0.2")
+    stream = await mesh.lab.stream(two.host, one.host, "10.213.0.1")
     await stream.flows()
     await restart(one)
     assert await link(one) == (51820, 1420)
@@ -107,6 +106,28 @@ async def test_it_lasts_until_the_setting_is_set_anew_or_it_is_undone(mesh: Mesh
     await has_link(one, 52000, 1420)
     assert not (one.directory / "state/rollback.json").exists()
     assert one.log("rollback.ended")
+
+
+async def test_peers_learn_of_another_port_at_once(mesh: Mesh) -> None:
+    """After a restart with another one, and after a rollback; no keepalive is due for an hour."""
+    one, two = await mesh.join(2, settings={"KEEPALIVE": "3600"})
+
+    async def sends_to(port: int) -> None:
+        async def knows() -> bool:
+            peer = (await two.wg_peers())[one.keys.public]
+            return peer.endpoint == f"{one.host.ip4}:{port}"
+
+        await until(knows, f"the other sends to port {port}")
+
+    await sends_to(51820)
+    await restart(one, LISTEN_PORT="51999")
+    await sends_to(51999)
+    assert (await config(one, "rollback")).code == 0
+    await sends_to(51820)
+    (peer,) = (await one.wg_peers()).values()
+    assert peer.keepalive == 3600
+    assert not one.log("device.repaired")
+    assert "keepalive" not in one.log("cycle.applied")[-1]["sentence"]
 
 
 async def test_a_wish_that_the_device_refuses(mesh: Mesh) -> None:

@@ -11,11 +11,13 @@ import asyncio
 import json
 import socket
 import sys
+import time
 from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
 from typing import Any
 
 from dstack_vpn.errors import DstackVpnError
+from dstack_vpn.mesh.clock import WallClock
 from dstack_vpn.mesh.device import (
     AddPeer,
     DeviceChange,
@@ -25,7 +27,9 @@ from dstack_vpn.mesh.device import (
     WantedPeer,
 )
 from dstack_vpn.mesh.diff import diff
+from dstack_vpn.mesh.greet import greeted
 from dstack_vpn.mesh.keys import PrivateKey, PublicKey
+from dstack_vpn.mesh.plan import REJECT_AFTER
 from dstack_vpn.wireguard.backend import Backend
 from dstack_vpn.wireguard.kernel import KernelDevice
 from dstack_vpn.wireguard.userspace import UserspaceDevice
@@ -70,7 +74,11 @@ def read(name: str, private_key: PrivateKey, order: dict[str, Any]) -> WantedDev
 async def bring(device: Backend, wanted: WantedDevice) -> None:
     """Do what the reconciler does in a turn."""
     await device.create()
-    await device.apply(diff(wanted, await device.seen()))
+    seen = await device.seen()
+    assert seen is not None
+    now = time.monotonic()
+    clock = WallClock().see(now=now, wall_now=time.time(), memory=REJECT_AFTER)
+    await device.apply(greeted(diff(wanted, seen), wanted, seen, clock=clock, now=now))
 
 
 async def churn(device: Backend, changes: int) -> None:

@@ -67,11 +67,13 @@ class Node:
             name="driver", env={"PYTHONPATH": str(SOURCE), "PATH": "/usr/sbin:/usr/bin"},
         )  # fmt: skip
 
-    async def bring(self, *peers: "Node", others: int = 0, keepalive: int = 0) -> str:
+    async def bring(
+        self, *peers: "Node", others: int = 0, keepalive: int = 0, listen_port: int = 51820
+    ) -> str:
         """Have the device brought to these peers and so many others; return what was said."""
         order: dict[str, Any] = {
             "address": f"{self.address}/16",
-            "listen_port": 51820,
+            "listen_port": listen_port,
             "others": others,
             "keepalive": keepalive,
             "peers": [
@@ -247,3 +249,23 @@ async def test_hosts_that_allow_no_device_say_what_to_do(lab: Lab) -> None:
     await node.start("env", "PATH=/run/empty")
     assert "wireguard-go is not installed" in await node.bring()
     assert not (node.host.run_dir / "marker").exists()
+
+
+async def test_a_peer_learns_of_a_new_port_at_once(lab: Lab, kind: str) -> None:
+    """Nobody sends anything and no keepalive is due: the node speaks by itself, to it alone."""
+    a, b = await pair(lab, kind)
+    key = a.private_key.public.text
+    assert (await wg_peers(b.host))[key].endpoint == f"{a.host.ip4}:51820"
+
+    # The others have no session, so that nothing is said to them.
+    assert (await a.bring(b, others=3)).startswith("brought")
+    assert (await a.bring(b, others=3, listen_port=51999)).startswith("brought")
+
+    async def knows() -> bool:
+        return (await wg_peers(b.host))[key].endpoint == f"{a.host.ip4}:51999"
+
+    await until(knows, "the peer has heard from the new port")
+    peers = await wg_peers(a.host)
+    assert {peer.keepalive for peer in peers.values()} == {0}
+    assert sorted(bool(peer.sent) for peer in peers.values()) == [False, False, False, True]
+    await b.host.reaches(a.address)

@@ -36,8 +36,6 @@ from dstack_vpn.wireguard.deviations import (
 
 log = structlog.get_logger()
 
-_EVENTS = {Kind.ROUTE_FOREIGN: "host.foreign_route", Kind.RULE_FOREIGN: "host.foreign_rule"}
-
 
 class Policy:
     """The routing policy of one interface."""
@@ -116,8 +114,12 @@ class Policy:
     def _tell(self, foreign: Sequence[Difference]) -> None:
         """Log what others did: each once, and again where it went and came back."""
         for difference in dict.fromkeys(foreign):
-            if difference not in self._told:
-                log.warning(_EVENTS[difference.kind], reason=difference.text)
+            if difference in self._told:
+                continue
+            if difference.kind is Kind.ROUTE_FOREIGN:
+                log.warning("host.foreign_route", reason=difference.text)
+            else:
+                log.warning("host.foreign_rule", reason=difference.text)
         self._told = frozenset(foreign)
 
 
