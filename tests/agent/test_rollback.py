@@ -140,12 +140,16 @@ async def test_a_wish_that_the_device_refuses(mesh: Mesh) -> None:
     other = await one.host.start(sys.executable, "-c", held, name="other")
     await other.line("held")
 
+    stream = await mesh.lab.stream(two.host, one.host, "10.213.0.1", rate=250)
+    await stream.flows()
+
     refused = await config(one, "rollback", "--timeout", "3")
 
     assert refused.code == 1
     assert "has not taken it within 3 s" in refused.out
-    await has_link(one, 51999, 1420)
+    assert await link(one) == (51999, 1420)
     await mesh.has_sessions(one, two)
+    assert (await stream.stop()).lost == 0, "its socket was never given up"
     await mesh.nft.revoke(2)
     await mesh.has_peers(one)
     await other.kill()

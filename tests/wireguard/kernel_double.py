@@ -7,6 +7,7 @@ The authors' program `wg` speaks to it in test_wg_tool.py, which is what vouches
 """
 
 import errno
+import os
 import socket
 import struct
 import threading
@@ -105,7 +106,9 @@ class KernelDouble:
     interrupted: int = 0
     """So many dumps from now say that the device changed meanwhile."""
     taken_ports: set[int] = field(default_factory=set)
-    """UDP ports that another program has."""
+    """UDP ports that another program has, from the moment at which the kernel is asked for them."""
+    taken: bool = False
+    """Whether whoever tries a port beforehand finds it taken."""
     no_memory_for: set[PublicKey] = field(default_factory=set)
     """Keys of peers for which the kernel has no memory."""
     refusal: tuple[int, str] | None = None
@@ -123,6 +126,10 @@ class KernelDouble:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         threading.Thread(target=self.serve, args=(ours,), daemon=True).start()
         return theirs
+
+    def why_taken(self, _port: int) -> str | None:
+        """Answer who tries a port: those of the double are not this host's."""
+        return os.strerror(errno.EADDRINUSE) if self.taken else None
 
     async def add_link(self, name: str) -> None:
         """Make an interface that stands for one of kind wireguard."""

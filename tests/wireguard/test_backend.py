@@ -1,7 +1,9 @@
 """One suite for every backend: what `backend.Backend` promises holds in memory and for real."""
 
 import random
+import socket
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from ipaddress import ip_interface
 from pathlib import Path
 
@@ -49,7 +51,12 @@ def make(kind: str, name: str, tmp_path: Path) -> Backend:
         return KernelDevice(name, PRIVATE_KEY, marker_path=marker)
     double = KernelDouble()
     return KernelDevice(
-        name, PRIVATE_KEY, marker_path=marker, dial=double.dial, add_link=double.add_link
+        name,
+        PRIVATE_KEY,
+        marker_path=marker,
+        dial=double.dial,
+        add_link=double.add_link,
+        why_taken=double.why_taken,
     )
 
 
@@ -189,6 +196,21 @@ async def test_a_change_may_be_applied_twice(backend: Backend) -> None:
     await backend.apply(change)
     await backend.apply(change)
     assert not diff(wanted, await backend.seen())
+
+
+@pytest.mark.parametrize("backend", ["userspace", "kernel"], indirect=True)
+async def test_a_port_of_somebody_else_is_refused(backend: Backend) -> None:
+    """The device stays where it is, has its key, and takes the port once it is free."""
+    wanted = device(PRIVATE_KEY, name=backend.name)
+    before = await bring(backend, wanted)
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as other:
+        other.bind(("::", 0))
+        wanted = replace(wanted, listen_port=other.getsockname()[1])
+        for _ in range(2):
+            with pytest.raises(DeviceError, match="cannot listen on UDP port"):
+                await backend.apply(diff(wanted, await backend.seen()))
+        assert await look(backend) == before
+    await bring(backend, wanted)
 
 
 async def test_create_adopts_what_is_there(backend: Backend) -> None:

@@ -56,7 +56,12 @@ def make(name: str, kernel: KernelDouble, note: Path) -> Make:
 
     def agent(private_key: PrivateKey = PRIVATE_KEY) -> KernelDevice:
         return KernelDevice(
-            name, private_key, marker_path=note, dial=kernel.dial, add_link=kernel.add_link
+            name,
+            private_key,
+            marker_path=note,
+            dial=kernel.dial,
+            add_link=kernel.add_link,
+            why_taken=kernel.why_taken,
         )
 
     return agent
@@ -128,12 +133,33 @@ async def test_a_device_that_goes_in_the_middle_is_gone(
 
 
 async def test_a_taken_port_is_said(make: Make, kernel: KernelDouble) -> None:
-    """Like wireguard-go's: the port and the reason."""
+    """Like wireguard-go's: the port and the reason. The key is set all the same."""
     ours = make()
     await ours.create()
+    before = await look(ours)
     kernel.taken_ports.add(51820)
     with pytest.raises(DeviceError, match=r"listen on UDP port 51820 \(Address already in use\)"):
         await ours.apply(DeviceChange(name=ours.name, set_key=True, listen_port=51820))
+    seen = await look(ours)
+    assert (seen.public_key, seen.listen_port) == (PRIVATE_KEY.public, before.listen_port)
+
+
+async def test_a_port_that_is_known_to_be_taken_is_not_asked_for(
+    make: Make, kernel: KernelDouble
+) -> None:
+    """It is said like the kernel's own refusal; the key is there already. Ours is not another's."""
+    ours = make()
+    await ours.create()
+    kernel.taken = True
+    with pytest.raises(DeviceError, match=r"listen on UDP port 51820 \(Address already in use\)"):
+        await ours.apply(DeviceChange(name=ours.name, set_key=True, listen_port=51820))
+    assert len(kernel.received) == 1
+    assert (await look(ours)).public_key == PRIVATE_KEY.public
+    kernel.taken = False
+    await ours.apply(DeviceChange(name=ours.name, listen_port=51820))
+    kernel.taken = True
+    await ours.apply(DeviceChange(name=ours.name, listen_port=51820))
+    assert (await look(ours)).listen_port == 51820
 
 
 async def test_what_the_kernel_refuses_keeps_no_other_peer_off(

@@ -14,6 +14,7 @@ import pytest
 import pytest_asyncio
 
 from dstack_vpn.errors import DeviceError, HostError
+from dstack_vpn.mesh.device import DeviceChange
 from dstack_vpn.mesh.diff import diff
 from dstack_vpn.mesh.keys import PrivateKey
 from dstack_vpn.wireguard import channel, claim, link, process
@@ -405,6 +406,35 @@ async def test_a_taken_port_is_said_and_tried_again(name: str, make: Make) -> No
     seen = await begin(made, listen_port=port)
     assert seen.listen_port == port
     assert (await must_own(name)).holds_udp_port(port)
+
+
+async def test_a_taken_port_leaves_the_device_its_own(name: str, make: Make) -> None:
+    """It goes on with the very socket that it has; its own port given again is no conflict."""
+    made = make()
+    old = (await begin(made)).listen_port
+    owner = await must_own(name)
+    before = sockets(owner, old)
+    assert before
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+        taken.bind(("", 0))
+        port = taken.getsockname()[1]
+        with pytest.raises(DeviceError, match=f"cannot listen on UDP port {port} "):
+            await made.apply(DeviceChange(name=name, listen_port=port))
+        assert (await look(made)).listen_port == old
+        assert sockets(owner, old) == before
+    await made.apply(DeviceChange(name=name, listen_port=old))
+    assert (await look(made)).listen_port == old
+    assert owner.holds_udp_port(old)
+
+
+def sockets(owner: Process, port: int) -> set[str]:
+    """The UDP sockets of a process's network that are on a port, by their numbers."""
+    lines = [
+        line.split()
+        for table in ("udp", "udp6")
+        for line in Path(f"/proc/{owner.pid}/net/{table}").read_text().splitlines()[1:]
+    ]
+    return {fields[9] for fields in lines if int(fields[1].rpartition(":")[2], 16) == port}
 
 
 async def test_a_removal_is_not_held_up_by_a_taken_port(make: Make) -> None:

@@ -84,7 +84,12 @@ async def bench(shim: Path, tmp_path: Path) -> AsyncIterator[Bench]:
     need_lab()
     kernel, name, address = KernelDouble(), unique_name(), tmp_path / "kernel"
     ours = KernelDevice(
-        name, PRIVATE_KEY, marker_path=tmp_path / "note", dial=kernel.dial, add_link=kernel.add_link
+        name,
+        PRIVATE_KEY,
+        marker_path=tmp_path / "note",
+        dial=kernel.dial,
+        add_link=kernel.add_link,
+        why_taken=kernel.why_taken,
     )
     await ours.create()
     with kernel.listening(address):

@@ -62,6 +62,8 @@ class Backend(Protocol):
         A change may rest on what was read long before, changes since then included. Where another
         device has taken the place of the one that was read, that is a `DeviceError`.
 
+        A listen port that somebody else has is refused with the device listening where it did.
+
         Sets are not transactions: after a `DeviceError` any part of the change may be in force, so
         read back and plan again. Applying the same change twice does no harm.
         """
@@ -88,3 +90,8 @@ def subject(change: PeerChange) -> str:
 def refused_peers(name: str, refused: Sequence[str]) -> DeviceError:
     """Say which peers a device refused, and why; each as ``subject (reason)``."""
     return DeviceError(f"{name} refused {len(refused)} peers: {'; '.join(refused[:3])}")
+
+
+def no_port(name: str, port: int, reason: str) -> DeviceError:
+    """Say that a device cannot listen on a port, and why."""
+    return DeviceError(f"{name} cannot listen on UDP port {port} ({reason})")

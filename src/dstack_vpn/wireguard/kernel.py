@@ -8,6 +8,7 @@ device of the name is ours at all is answered by `kernelclaim.py`; `wgnetlink.py
 import errno
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import structlog
@@ -15,11 +16,12 @@ import structlog
 from dstack_vpn.errors import DeviceError, HostError
 from dstack_vpn.mesh.device import DeviceChange, PeerChange, RemovePeer, SeenDevice
 from dstack_vpn.mesh.keys import PrivateKey
-from dstack_vpn.wireguard import genetlink, link, wgnetlink
-from dstack_vpn.wireguard.backend import refused_peers, subject
+from dstack_vpn.wireguard import genetlink, link, udpport, wgnetlink
+from dstack_vpn.wireguard.backend import no_port, refused_peers, subject
 from dstack_vpn.wireguard.genetlink import Channel, Dial, InterruptedDumpError
 from dstack_vpn.wireguard.kernelclaim import KernelClaim
 from dstack_vpn.wireguard.lease import KernelTarget
+from dstack_vpn.wireguard.udpport import WhyTaken
 from dstack_vpn.wireguard.wgnetlink import DumpReader, KernelState
 
 log = structlog.get_logger()
@@ -42,6 +44,7 @@ class KernelDevice:
         marker_path: Path,
         dial: Dial = genetlink.dial,
         add_link: AddLink = link.add_wireguard,
+        why_taken: WhyTaken = udpport.why_taken,
     ) -> None:
         """Nothing happens until a method is called.
 
@@ -51,11 +54,13 @@ class KernelDevice:
             marker_path: where to note that a device is ours; a file of the state directory.
             dial: how a socket to the kernel is opened.
             add_link: how the interface is made.
+            why_taken: how a listen port is found to be free.
         """
         self._name = name
         self._private_key = private_key
         self._dial = dial
         self._add_link = add_link
+        self._why_taken = why_taken
         self._claim = KernelClaim(name, private_key.public, marker_path)
         self._read_from: int | None = None
         """The interface that was last read; a change that rests on it is not for another one."""
@@ -262,6 +267,23 @@ class KernelDevice:
         return refused
 
     async def _set_settings(self, channel: Channel, index: int, change: DeviceChange) -> None:
+        # The key first and by itself: a message is refused as a whole, and a new device must not
+        # be without its key for want of a port.
+        key, port = replace(change, listen_port=None), replace(change, set_key=False)
+        await self._set_setting(channel, index, key)
+        if port.listen_port is not None:
+            await self._require_free(channel, port.listen_port)
+            await self._set_setting(channel, index, port)
+
+    async def _require_free(self, channel: Channel, port: int) -> None:
+        reason = self._why_taken(port)
+        if reason is None:
+            return
+        device = await self._read(channel)
+        if device is None or device.listen_port != port:  # else it is this very device that has it
+            raise no_port(self._name, port, reason)
+
+    async def _set_setting(self, channel: Channel, index: int, change: DeviceChange) -> None:
         body = wgnetlink.set_settings(index, change, self._private_key)
         if body is None:
             return
@@ -270,12 +292,10 @@ class KernelDevice:
         except OSError as error:
             if error.errno == errno.ENODEV:
                 raise self._gone() from None
+            reason = str(error.strerror)
             if change.listen_port is not None:
-                raise DeviceError(
-                    f"{self._name} cannot listen on UDP port {change.listen_port} "
-                    f"({error.strerror})"
-                ) from None
-            raise DeviceError(f"{self._name} refused its settings ({error.strerror})") from None
+                raise no_port(self._name, change.listen_port, reason) from None
+            raise DeviceError(f"{self._name} refused its settings ({reason})") from None
 
     def _gone(self) -> DeviceError:
         return DeviceError(f"{self._name} is gone")

@@ -12,6 +12,7 @@ import contextlib
 import os
 import re
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import structlog
@@ -20,13 +21,14 @@ from dstack_vpn.errors import DeviceError, HostError
 from dstack_vpn.mesh.device import DeviceChange, SeenDevice
 from dstack_vpn.mesh.keys import PrivateKey
 from dstack_vpn.wireguard import link, process, tun
-from dstack_vpn.wireguard.backend import refused_peers, subject
+from dstack_vpn.wireguard.backend import no_port, refused_peers, subject
 from dstack_vpn.wireguard.channel import Channel, connect
 from dstack_vpn.wireguard.claim import SOCKETS, Claim
 from dstack_vpn.wireguard.command import clean_environment
 from dstack_vpn.wireguard.lease import UserspaceTarget
 from dstack_vpn.wireguard.process import Process
-from dstack_vpn.wireguard.uapi import Request, render, render_peers
+from dstack_vpn.wireguard.uapi import Request, render, render_peers, render_settings
+from dstack_vpn.wireguard.udpport import why_taken
 
 log = structlog.get_logger()
 
@@ -112,7 +114,8 @@ class UserspaceDevice:
 
     async def apply(self, change: DeviceChange) -> None:
         """See `Backend.apply`."""
-        requests = render(change, self._private_key)
+        # The listen port is told by itself, once it is found to be free.
+        requests = render(replace(change, listen_port=None), self._private_key)
         async with self._claim.reach() as channel:
             if channel is None:
                 raise DeviceError(f"{self._name} is gone")
@@ -126,7 +129,9 @@ class UserspaceDevice:
             if change.up:
                 await self._await_bound(channel)
             if requests.settings is not None:
-                await self._set_settings(channel, requests.settings, change.listen_port)
+                await self._set_settings(channel, requests.settings)
+            if change.listen_port is not None:
+                await self._set_port(channel, change.listen_port)
             for request in requests.peers:
                 refused += await self._set_peers(channel, request)
         if refused:
@@ -209,18 +214,28 @@ class UserspaceDevice:
             return refused
         return [f"{subject(request.peers[0])} ({os.strerror(-errno)})"]
 
-    async def _set_settings(
-        self, channel: Channel, request: Request, listen_port: int | None
-    ) -> None:
+    async def _set_settings(self, channel: Channel, request: Request) -> None:
         errno = await channel.set(request)
-        if errno != 0 and listen_port is not None:
-            raise DeviceError(
-                f"{self._name} cannot listen on UDP port {listen_port} ({os.strerror(-errno)})"
-            )
         if errno != 0:
             raise DeviceError(f"{self._name} refused its settings ({os.strerror(-errno)})")
-        if listen_port is not None:
-            await self._await_bound(channel)
+
+    async def _set_port(self, channel: Channel, port: int) -> None:
+        """Give the device another listen port.
+
+        Raises:
+            DeviceError: somebody else has it; the device goes on with its own.
+        """
+        reason = why_taken(port)
+        if reason is not None and (await channel.get()).listen_port != port:
+            raise no_port(self._name, port, reason)
+        request = render_settings(
+            DeviceChange(name=self._name, listen_port=port), self._private_key
+        )
+        assert request is not None
+        errno = await channel.set(request)
+        if errno != 0:
+            raise no_port(self._name, port, os.strerror(-errno))
+        await self._await_bound(channel)
 
     async def _await_bound(self, channel: Channel) -> None:
         """Wait until the device has the UDP socket of which it reports the port.
