@@ -55,6 +55,17 @@ async def test_causes(mesh: Mesh) -> None:
     assert told["findings"][2]["grade"] == "warning"
 
 
+async def test_a_route_that_is_gone(mesh: Mesh) -> None:
+    """The session is well, and nothing for the peer gets to it."""
+    one, _ = await mesh.join(2)
+    await one.kill()
+    await one.host.run("ip", "route", "del", "10.213.0.0/16", "dev", "wg0")
+
+    ended = await command(one, "why", "n2")
+    assert ended.code == 1
+    assert ended.out.startswith("n2 cannot be reached: there is no route to 10.213.0.0/16 by wg0")
+
+
 async def test_a_path_that_swallows_large_packets(mesh: Mesh) -> None:
     """Nobody tells of frames that are too large; what fits is found, and advised."""
     one, two = await mesh.join(2)

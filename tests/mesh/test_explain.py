@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from dstack_vpn.mesh.access import Verdict, find
+from dstack_vpn.mesh.audit import Difference, Kind
 from dstack_vpn.mesh.device import SeenPeer
 from dstack_vpn.mesh.endpoint import Source
 from dstack_vpn.mesh.explain import (
@@ -77,6 +78,18 @@ def test_all_in_order() -> None:
         "peer", "own", "agent", "device", "endpoint", "handshake",
     ]  # fmt: skip
     assert conclude("node-2", findings) == (True, "node-2 is reachable")
+
+
+def test_routing() -> None:
+    """A missing route is a problem, one of others may be; rules are about what peers send."""
+    kinds = (Kind.ROUTE_MISSING, Kind.ROUTE_FOREIGN, Kind.RULE_MISSING, Kind.UNREACHABLE_MISSING)
+    routing = tuple(Difference(kind=kind, text=f"so it is: {kind}") for kind in kinds)
+    found = explain(facts(routing=routing))
+    told = [(f.subject, f.grade) for f in found if f.subject in kinds]
+    assert told == [("route-missing", Grade.PROBLEM), ("route-foreign", Grade.WARNING)]
+    assert conclude("node-2", found)[0] is False
+    reachable, words = conclude("node-2", explain(facts(routing=routing[1:])))
+    assert (reachable, words) == (True, "node-2 is reachable; but so it is: route-foreign")
 
 
 @pytest.mark.parametrize("skew", [None, 60.0, -60.0])

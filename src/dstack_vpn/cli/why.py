@@ -113,6 +113,7 @@ async def _facts(settings: Settings, env_file: Path | None, text: str) -> Facts:
         agent=_agent(env_file),
         wall_now=time.time(),
         skew=skew,
+        routing=observed.routing,
         paths=paths,
         path_error=path_error,
     )

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 
 from dstack_vpn.mesh.access import Decision, Verdict
-from dstack_vpn.mesh.audit import differences
+from dstack_vpn.mesh.audit import Difference, Kind, differences
 from dstack_vpn.mesh.device import SeenDevice, SeenPeer
 from dstack_vpn.mesh.endpoint import Source
 from dstack_vpn.mesh.health import MOST_SKEW
@@ -92,6 +92,8 @@ class Facts:
     wall_now: float
     skew: float | None = None
     """Seconds by which the wall clock is ahead of the chain's newest block; None for not known."""
+    routing: tuple[Difference, ...] = ()
+    """What of the host's routing is not as it should be."""
     paths: tuple[PathFacts, ...] = ()
     """Empty where nothing was tried."""
     path_error: str = ""
@@ -123,6 +125,7 @@ def explain(facts: Facts) -> tuple[Finding, ...]:
     found += _agent(facts.agent)
     found += _clock(facts)
     found += _device(facts)
+    found += _routing(facts.routing)
     if facts.peer.granted and facts.own.granted:
         found += _traffic(facts)
     return tuple(found)
@@ -241,6 +244,19 @@ def _device(facts: Facts) -> Iterator[Finding]:
     if not found and seen is not None:
         text = f"{seen.name} is as it should be: UDP port {seen.listen_port}, MTU {seen.mtu}"
         yield Finding(subject="device", grade=Grade.OK, text=text)
+
+
+def _routing(found: Sequence[Difference]) -> Iterator[Finding]:
+    """What keeps packets for a peer from the device; where those of peers end is another thing."""
+    for difference in found:
+        if difference.kind is Kind.ROUTE_MISSING:
+            advice = "the agent puts this right; without it, start dstack-vpn up"
+            grade = Grade.PROBLEM
+        elif difference.kind is Kind.ROUTE_FOREIGN:
+            advice, grade = "see whose it is: ip route show table all", Grade.WARNING
+        else:
+            continue
+        yield Finding(subject=difference.kind, grade=grade, text=difference.text, advice=advice)
 
 
 def _traffic(facts: Facts) -> Iterator[Finding]:
