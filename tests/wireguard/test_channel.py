@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from dstack_vpn.errors import DeviceError, HostError
 from dstack_vpn.wireguard import channel
 from dstack_vpn.wireguard.channel import connect
 from dstack_vpn.wireguard.uapi import Request
+from lab.waiting import until
 
 SET = Request(text=b"set=1\n\n")
 Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -75,6 +76,34 @@ async def test_an_error_number_is_returned(tmp_path: Path) -> None:
     ):
         assert found is not None
         assert await found.set(SET) == -98
+
+
+async def test_the_next_request_is_written_during_the_last_and_sent_after_it(
+    tmp_path: Path,
+) -> None:
+    """A device may lose what comes before its answer; its work is our time to write."""
+    written: list[int] = []
+    asked = asyncio.Queue[int]()
+
+    def requests() -> Iterator[Request]:
+        for number in range(3):
+            written.append(number)
+            yield Request(text=b"set=1\nn=%d\n\n" % number)
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for number in range(3):
+            assert await reader.readuntil(b"\n\n") == b"set=1\nn=%d\n\n" % number
+            await until(lambda: len(written) >= min(number + 2, 3), "the next one is written")  # noqa: B023
+            with suppress(TimeoutError):
+                async with asyncio.timeout(0.02):
+                    asked.put_nowait(len(await reader.read(1)))  # nothing comes before the answer
+            writer.write(b"errno=%d\n\n" % -number)
+
+    async with device(tmp_path / "s", answer), connect("wg0", tmp_path / "s") as found:
+        assert found is not None
+        told = [(r.text[8:9], errno) async for r, errno in found.set_all(requests())]
+    assert told == [(b"0", 0), (b"1", -1), (b"2", -2)]
+    assert asked.empty()
 
 
 @pytest.mark.parametrize(

@@ -256,7 +256,8 @@ def test_a_change_as_text() -> None:
         "endpoint=[fe80::1]:5\npersistent_keepalive_interval=0\n"
         f"public_key={key(3).hex}\n"
         "endpoint=192.0.2.1:51820\npersistent_keepalive_interval=25\n"
-        "replace_allowed_ips=true\nallowed_ip=10.213.0.3/32\nallowed_ip=fd59:11ea:eff5::3/128\n\n"
+        "replace_allowed_ips=true\nallowed_ip=10.213.0.3/32\n"
+        "allowed_ip=fd59:11ea:eff5:0000:0000:0000:0000:0003/128\n\n"
     )
     assert SECRET not in repr(requests)
 
@@ -310,3 +311,5 @@ def test_a_request_has_one_line_per_fact(
     assert lines[:3] == ["set=1", f"public_key={number.hex}", "update_only=true"]
     assert lines[-2:] == ["", ""]
     assert len(lines) == 3 + 2 + len(set(allowed)) + 2
+    told = [line.partition("=")[2] for line in lines if line.startswith("allowed_ip=")]
+    assert tuple(map(ip_network, told)) == sorted_networks(allowed)

@@ -7,7 +7,7 @@ whose packets are stuck may never answer. The text itself is `uapi.py`.
 import asyncio
 import socket
 import struct
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
@@ -61,12 +61,32 @@ class Channel:
         Raises:
             DeviceError: no answer in time, or one that cannot be read.
         """
-        answer = bytearray()
         async with self._exchange(request.text) as parts:
-            async for part in parts:
-                answer += part
-                if answer.endswith(END):
-                    break
+            return await self._errno(parts)
+
+    async def set_all(
+        self, requests: Iterable[Request]
+    ) -> AsyncGenerator[tuple[Request, int], None]:
+        """Send requests one after the other; give each with the device's answer to it, see `set`.
+
+        While the device works on one, the next is written. It is not sent before the answer:
+        wireguard-go reads ahead while it takes a request, and forgets what it read of the next.
+        """
+        waiting = iter(requests)
+        request = next(waiting, None)
+        while request is not None:
+            async with self._exchange(request.text) as parts:
+                following = next(waiting, None)
+                errno = await self._errno(parts)
+            yield request, errno
+            request = following
+
+    async def _errno(self, parts: AsyncIterator[bytes]) -> int:
+        answer = bytearray()
+        async for part in parts:
+            answer += part
+            if answer.endswith(END):
+                break
         try:
             return parse_errno(bytes(answer))
         except ValueError as error:
@@ -79,19 +99,17 @@ class Channel:
             async with (
                 asyncio.timeout(LONGEST * TIMEOUT),
                 asyncio.timeout(TIMEOUT) as progress,
-                aclosing(self._parts(request, progress)) as parts,
+                aclosing(self._parts(progress)) as parts,
             ):
+                await asyncio.get_running_loop().sock_sendall(self._sock, request)
                 yield parts
         except TimeoutError:
             raise DeviceError(f"{self._name} did not answer within {TIMEOUT:g} s") from None
         except OSError as error:
             raise DeviceError(f"{self._name} hung up: {error.strerror}") from None
 
-    async def _parts(
-        self, request: bytes, progress: asyncio.Timeout
-    ) -> AsyncGenerator[bytes, None]:
+    async def _parts(self, progress: asyncio.Timeout) -> AsyncGenerator[bytes, None]:
         loop = asyncio.get_running_loop()
-        await loop.sock_sendall(self._sock, request)
         size = 0
         while size <= MAX_ANSWER:
             part = await loop.sock_recv(self._sock, PART)

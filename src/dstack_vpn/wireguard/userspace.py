@@ -8,10 +8,11 @@ Whether a device of the name is ours at all is answered by `claim.py`, at each s
 """
 
 import asyncio
-import contextlib
 import os
 import re
 import time
+from collections.abc import Iterable
+from contextlib import aclosing, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -121,9 +122,7 @@ class UserspaceDevice:
                 raise DeviceError(f"{self._name} is gone")
             if self._read_from not in {None, channel.pid}:
                 raise DeviceError(f"{self._name} is not the device that was read: it was replaced")
-            refused: list[str] = []
-            for request in requests.removals:
-                refused += await self._set_peers(channel, request)
+            refused = await self._set_peers(channel, requests.removals)
             for warning in await link.alter(self._name, change):
                 log.warning("device.hampered", device=self._name, reason=warning)
             if change.up:
@@ -132,8 +131,7 @@ class UserspaceDevice:
                 await self._set_settings(channel, requests.settings)
             if change.listen_port is not None:
                 await self._set_port(channel, change.listen_port)
-            for request in requests.peers:
-                refused += await self._set_peers(channel, request)
+            refused += await self._set_peers(channel, requests.peers)
         if refused:
             raise refused_peers(self._name, refused)
 
@@ -165,7 +163,7 @@ class UserspaceDevice:
             await process.end(left)
         if not await self._claim.gone():
             raise DeviceError(f"{self._name} does not go away")
-        with contextlib.suppress(OSError):  # not there, or a read-only directory
+        with suppress(OSError):  # not there, or a read-only directory
             self._claim.socket.unlink()
 
     async def _start(self) -> None:
@@ -198,21 +196,23 @@ class UserspaceDevice:
         await self._claim.gone()
         raise tun.why_not(self._name, self._program, SOCKETS)
 
-    async def _set_peers(self, channel: Channel, request: Request) -> list[str]:
+    async def _set_peers(self, channel: Channel, requests: Iterable[Request]) -> list[str]:
         """Send changes of peers; return which peers were refused, as sentences.
 
         After a refusal the peers are sent one by one: what one of them has must not keep the
         others off the device. Sets may be repeated, so those before the refused one do no harm.
         """
-        errno = await channel.set(request)
-        if errno == 0:
-            return []
-        if len(request.peers) > 1:
-            refused = []
-            for peer in request.peers:
-                refused += await self._set_peers(channel, render_peers((peer,)))
-            return refused
-        return [f"{subject(request.peers[0])} ({os.strerror(-errno)})"]
+        refused: list[str] = []
+        async with aclosing(channel.set_all(requests)) as answers:
+            async for request, errno in answers:
+                if errno == 0:
+                    continue
+                if len(request.peers) == 1:
+                    refused.append(f"{subject(request.peers[0])} ({os.strerror(-errno)})")
+                else:
+                    alone = (render_peers((peer,)) for peer in request.peers)
+                    refused += await self._set_peers(channel, alone)
+        return refused
 
     async def _set_settings(self, channel: Channel, request: Request) -> None:
         errno = await channel.set(request)
