@@ -13,6 +13,7 @@ import textwrap
 from collections.abc import Sequence
 
 from bench import RESULTS
+from bench.change import apply_10000_peers, one_change_at_10000
 from bench.entry import Bench, Entry, Result, save, table
 from bench.latency import (
     event_to_peer,
@@ -20,8 +21,11 @@ from bench.latency import (
     poll_event_to_peer,
     revoke_to_last_packet,
 )
+from bench.load import packets_lost_per_1000_changes
 from bench.memory import agent_rss, agent_rss_100, agent_rss_10000
+from bench.planning import plan_and_diff_10000
 from bench.start import cold_ready, cold_ready_10000, warm_ready, warm_ready_10000
+from bench.upkeep import agent_cpu, agent_cpu_busy, health_p99
 from lab.lab import Lab
 from lab.world import LAB_DIR
 
@@ -29,10 +33,17 @@ ENTRIES = (
     Entry("event_to_peer_ms", "ms", event_to_peer, 2),
     Entry("poll_event_to_peer_ms", "ms", poll_event_to_peer, 1),
     Entry("revoke_to_last_packet_ms", "ms", revoke_to_last_packet, 2),
+    Entry("packets_lost_per_1000_changes", "packets", packets_lost_per_1000_changes, 0),
+    Entry("plan_and_diff_10000_ms", "ms", plan_and_diff_10000, 2),
+    Entry("one_change_at_10000_ms", "ms", one_change_at_10000, 2),
+    Entry("apply_10000_peers_s", "s", apply_10000_peers, 3),
     Entry("cold_ready_s", "s", cold_ready, 3),
     Entry("warm_ready_s", "s", warm_ready, 3),
     Entry("agent_rss_100_mb", "MB", agent_rss_100, 1),
     Entry("agent_rss_mb", "MB", agent_rss, 1),
+    Entry("agent_cpu_percent", "%", agent_cpu, 2),
+    Entry("agent_cpu_busy_percent", "%", agent_cpu_busy, 2),
+    Entry("health_p99_ms", "ms", health_p99, 2),
     Entry("event_to_peer_10000_ms", "ms", event_to_peer_10000, 2),
     Entry("cold_ready_10000_s", "s", cold_ready_10000, 3),
     Entry("warm_ready_10000_s", "s", warm_ready_10000, 3),

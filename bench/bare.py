@@ -9,6 +9,8 @@
     bare.py poll INTERVAL INTERFACE RPC_HOST:PORT CONTRACT REMOVE ADD
         the same, but for that it asks over HTTP every INTERVAL seconds whether the contract is in
         another state than before
+    bare.py answer HTTP_ADDRESS:PORT FILE
+        an asyncio server that answers FILE, a whole HTTP response, to every request
     bare.py idle
         an asyncio loop that waits
 
@@ -190,6 +192,28 @@ def poll(interval: float, interface: str, rpc: str, contract: str, *files: str) 
             time.sleep(interval)
 
 
+def answer(where: str, file: str) -> None:
+    """Answer the same to everybody."""
+    import asyncio  # noqa: PLC0415 - the others do not pay for it
+
+    response = Path(file).read_bytes()
+
+    class Answer(asyncio.Protocol):
+        def connection_made(self, transport: Any) -> None:
+            self._transport = transport
+
+        def data_received(self, _: bytes) -> None:  # a request that fits into one packet
+            self._transport.write(response)
+            self._transport.close()
+
+    async def serve() -> None:
+        server = await asyncio.get_running_loop().create_server(Answer, *address_of(where))
+        print("answering", flush=True)
+        await server.serve_forever()
+
+    asyncio.run(serve())
+
+
 def idle() -> None:
     """Wait, in an event loop."""
     import asyncio  # noqa: PLC0415 - the others do not pay for it
@@ -209,5 +233,7 @@ if __name__ == "__main__":
             follow(interface, rpc, contract, remove, add)
         case ["poll", interval, interface, rpc, contract, remove, add]:
             poll(float(interval), interface, rpc, contract, remove, add)
+        case ["answer", where, file]:
+            answer(where, file)
         case _:
             idle()

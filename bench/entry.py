@@ -21,7 +21,8 @@ class Samples:
 
     values: list[float] = field(default_factory=list)
     floors: list[float] = field(default_factory=list)
-    parts: dict[str, list[float]] = field(default_factory=dict)  #: what the values are made of
+    parts: dict[str, list[float]] = field(default_factory=dict)
+    """What the values are made of, or stand beside; a name in brackets ends with another unit."""
 
 
 @dataclass(slots=True)
@@ -79,7 +80,7 @@ class Result:
     value: float
     unit: str
     floor: float
-    ratio: float  #: value / floor
+    ratio: float | None  #: value / floor; None of a floor of nothing
     n: int
     p99: float | None = None  #: of the values; None where they are too few
     floor_p99: float | None = None
@@ -95,7 +96,7 @@ class Result:
             value=value,
             unit=entry.unit,
             floor=floor,
-            ratio=value / floor,
+            ratio=value / floor if floor else None,
             n=len(samples.values),
             p99=_p99(samples.values, entry.digits),
             floor_p99=_p99(samples.floors, entry.digits),
@@ -126,10 +127,13 @@ def save(results: Sequence[Result], path: Path) -> str:
 
 def table(results: Sequence[Result]) -> str:
     """The results for people."""
-    lines = [f"{'':26} {'value':>9} {'floor':>9} {'':4} {'ratio':>6} {'n':>4}"]
+    lines = [f"{'':30} {'value':>9} {'floor':>9} {'':7} {'ratio':>6} {'n':>4}"]
     for r in results:
-        lines.append(f"{r.name:26} {r.value:9g} {r.floor:9g} {r.unit:4} {r.ratio:6.1f} {r.n:4}")
+        ratio = "-" if r.ratio is None else f"{r.ratio:.1f}"
+        lines.append(f"{r.name:30} {r.value:9g} {r.floor:9g} {r.unit:7} {ratio:>6} {r.n:4}")
         if r.p99 is not None and r.floor_p99 is not None:
-            lines.append(f"{'  p99':26} {r.p99:9g} {r.floor_p99:9g} {r.unit}")
-        lines += [f"  {name:24} {value:9g} {'':9} {r.unit}" for name, value in r.parts.items()]
+            lines.append(f"{'  p99':30} {r.p99:9g} {r.floor_p99:9g} {r.unit}")
+        for name, value in r.parts.items():
+            unit = "" if name.endswith(")") else r.unit
+            lines.append(f"  {name:28} {value:9g} {'':9} {unit}".rstrip())
     return "\n".join(lines) + "\n"

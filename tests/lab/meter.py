@@ -1,6 +1,7 @@
 """The two ends of a packet stream, run inside hosts: `meter.py send|receive ...`; see traffic.py.
 
-A packet is its number and the time of sending, each 8 bytes big-endian. CLOCK_MONOTONIC is one
+A packet is its number and the time of sending, each 8 bytes big-endian, and zeroes where it is to
+be larger. CLOCK_MONOTONIC is one
 clock for all namespaces, so that times of both ends can be compared. The receiver's stamp is taken
 when it reads the packet: on a busy machine too late by the scheduler's delay, never too early.
 
@@ -25,10 +26,11 @@ def family(address: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in address else socket.AF_INET
 
 
-def send(address: str, port: int, rate: float) -> None:
+def send(address: str, port: int, rate: float, size: int) -> None:
     """Send at a fixed rate; whoever was held up catches up, so that the count stays exact."""
     out = socket.socket(family(address), socket.SOCK_DGRAM)
     target = (address, port)
+    rest = bytes(size - PACKET.size)
     began = time.monotonic()
     sent = refused = 0
     print("sending", flush=True)
@@ -36,7 +38,7 @@ def send(address: str, port: int, rate: float) -> None:
         due = int((time.monotonic() - began) * rate) + 1
         while sent < due:
             try:
-                out.sendto(PACKET.pack(sent, time.monotonic_ns()), target)
+                out.sendto(PACKET.pack(sent, time.monotonic_ns()) + rest, target)
             except OSError:  # no route, no device: a lost packet whose loss the sender was told
                 refused += 1
             sent += 1
@@ -62,7 +64,7 @@ class Received:
 
     def take(self, packet: bytes) -> None:
         """Count a packet."""
-        number, sent_ns = PACKET.unpack(packet)
+        number, sent_ns = PACKET.unpack_from(packet)
         now_ns = time.monotonic_ns()
         now = now_ns / 1e9
         if number >= len(self.seen):
@@ -109,6 +111,6 @@ def receive(address: str) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1] == "send":
-        send(sys.argv[2], int(sys.argv[3]), float(sys.argv[4]))
+        send(sys.argv[2], int(sys.argv[3]), float(sys.argv[4]), int(sys.argv[5]))
     else:
         receive(sys.argv[2])

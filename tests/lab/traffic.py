@@ -65,13 +65,16 @@ class Stream:
     _reports: int = 0
 
     @classmethod
-    async def start(cls, source: Host, target: Host, address: str, *, rate: float = 1000) -> Self:
-        """Send so many packets a second to an address of the target, from now on."""
+    async def start(
+        cls, source: Host, target: Host, address: str, *, rate: float = 1000, size: int = 16
+    ) -> Self:
+        """Send so many packets a second, of so many bytes each, to an address of the target."""
         name = f"to-{target.name}-{address}"
         receiver = await target.start(*PYTHON, "receive", address, name=f"from-{source.name}")
         try:
             port = (await receiver.line("port")).split()[1]
-            sender = await source.start(*PYTHON, "send", address, port, str(rate), name=name)
+            how = "send", address, port, str(rate), str(size)
+            sender = await source.start(*PYTHON, *how, name=name)
         except BaseException:
             await receiver.kill()
             raise

@@ -12,7 +12,7 @@ from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
 from dstack_vpn.errors import DeviceError, HostError
-from dstack_vpn.wireguard.uapi import END, GET, GetReader, Request, UapiDevice, parse_errno
+from dstack_vpn.wireguard.uapi import CHUNK, END, GET, GetReader, Request, UapiDevice, parse_errno
 
 TIMEOUT = 5.0
 """Seconds without any progress in an exchange."""
@@ -22,6 +22,10 @@ MAX_ANSWER = 64 * 2**20
 """Bytes; 10,000 peers take about 3 MB."""
 PART = 2**16
 """Bytes that are read at once: 200 peers, some milliseconds of work."""
+HEAD_START = 0.001
+"""Seconds for which a device that was given much is left alone with it. It is woken on the very
+processor that woke it, and begins when we pause: else our writing would not go on beside its work,
+but before it."""
 
 _UCRED = struct.Struct("3i")  # pid, uid, gid: unix(7), SO_PEERCRED
 
@@ -76,6 +80,8 @@ class Channel:
         request = next(waiting, None)
         while request is not None:
             async with self._exchange(request.text) as parts:
+                if len(request.peers) >= CHUNK:
+                    await asyncio.sleep(HEAD_START)
                 following = next(waiting, None)
                 errno = await self._errno(parts)
             yield request, errno
