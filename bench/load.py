@@ -88,7 +88,7 @@ async def packets_lost_per_1000_changes(bench: Bench) -> Samples:
     rate = await _highest(bench, pair)
     samples = Samples()
     changes = 100 if bench.quick else CHANGES
-    for _ in bench.rounds(9):
+    for _ in bench.rounds(7):
         lost, took = await pair.lost_in_changes(rate, changes)
         samples.values.append(lost)
         samples.floors.append(await pair.lost_in(rate, took))

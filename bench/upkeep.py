@@ -33,7 +33,7 @@ async def health_p99(bench: Bench) -> Samples:
     response = await _fetch(network.agent.host)
     assert response.startswith(b"HTTP/1.1 200 "), response[:200]
     (network.bare.run_dir / "health").write_bytes(response)
-    for _ in bench.rounds(9):
+    for _ in bench.rounds(5):
         took = await _asked(network.agent.host, count)
         samples.values.append(_p99(took))
         samples.parts["median"].append(statistics.median(took))
@@ -87,7 +87,7 @@ async def agent_cpu(bench: Bench) -> Samples:
     """Processor time of an agent with 1,000 members while blocks come and nothing changes.
 
     User and system time of the process, all threads, in percent of one processor, over stretches of
-    30 s; wireguard-go is a process of its own and does not count. An empty block is made
+    20 s; wireguard-go is a process of its own and does not count. An empty block is made
     every second, and the agent asks over HTTP every 0.25 s. The floor is a bare client that
     asks as often for the contract's state, and does nothing else.
     """
@@ -106,7 +106,7 @@ async def agent_cpu_busy(bench: Bench) -> Samples:
 async def _cpu(bench: Bench, *, changes: bool) -> Samples:
     network = await bench.network(MEMBERS)
     samples = Samples()
-    blocks = 4 if bench.quick else 30
+    blocks = 4 if bench.quick else 20
     key = network.key_of(GUEST)
     remove, add = (
         b"public_key=" + to_hex(key) + b"\nremove=true",
@@ -115,7 +115,7 @@ async def _cpu(bench: Bench, *, changes: bool) -> Samples:
     how = "poll", f"{POLL_INTERVAL:g}"
     async with network.over("http"):
         await network.settled()
-        for _ in bench.rounds(5):
+        for _ in bench.rounds(3):
             samples.values.append(await _share(network, network.agent.running, blocks, changes))
             await network.settled()
             async with network.following(remove, add, how=how) as follower:
