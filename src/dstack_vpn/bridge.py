@@ -40,6 +40,7 @@ from dstack_vpn.wireguard.backend import Backend
 from dstack_vpn.wireguard.backups import BACKUPS_DIRECTORY, Backups, ConfFile
 from dstack_vpn.wireguard.choose import note_path, open_device
 from dstack_vpn.wireguard.conf import About, conf_sections
+from dstack_vpn.wireguard.guardian import Guardian
 from dstack_vpn.wireguard.link import check_ranges, ipv6_enabled, ipv6_warning, on_link_networks
 from dstack_vpn.wireguard.linkwatch import watch
 from dstack_vpn.wireguard.policy import Policy
@@ -202,6 +203,9 @@ class WireGuardContractBridge:
                     await task
             if parts is not None and not keep_device:
                 await parts.device.destroy()
+                # After it: a device that does not go away is still to lose its members in time.
+                if warning := await parts.guardian.end():
+                    log.warning("guard.failed", reason=warning)
                 await parts.policy.release()
                 _remove(parts.conf)
         finally:
@@ -315,6 +319,7 @@ class Parts:
     reconciler: Reconciler
     conf: ConfFile
     policy: Policy
+    guardian: Guardian
 
 
 async def build(
@@ -391,6 +396,7 @@ async def build(
         )
         conf.write(conf_sections(wanted, about, private_key=key))
 
+    guardian = Guardian(settings.interface, directory)
     reconciler = Reconciler(
         settings=settings,
         local=interface.local,
@@ -401,9 +407,10 @@ async def build(
         publish=publish,
         reconfigured=interface.refresh,
         policy=policy,
+        guard=guardian,
         watch_link=partial(watch, settings.interface, addresses.networks),
     )
-    return Parts(device=device, reconciler=reconciler, conf=conf, policy=policy)
+    return Parts(device=device, reconciler=reconciler, conf=conf, policy=policy, guardian=guardian)
 
 
 async def dry_run(settings: Settings) -> str:

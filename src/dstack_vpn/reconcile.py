@@ -39,6 +39,8 @@ from dstack_vpn.resolve import Resolver
 from dstack_vpn.store import Saved, Store
 from dstack_vpn.wireguard.backend import Backend
 from dstack_vpn.wireguard.confkeeper import ConfigurationWriter, ConfKeeper
+from dstack_vpn.wireguard.guardian import Watched
+from dstack_vpn.wireguard.lease import Target
 
 log = structlog.get_logger()
 
@@ -71,6 +73,13 @@ class ChainSource(Protocol):
         """
 
 
+class DeviceGuard(Protocol):
+    """The part of `wireguard.guardian` that is needed here."""
+
+    async def watch(self, target: Target | None, closes_at: float | None) -> Watched:
+        """Let the peers stay until a loop time, also should this process die; None for ever."""
+
+
 class Reconciler:
     """Brings one device to what the chain says, and keeps it there."""
 
@@ -86,12 +95,14 @@ class Reconciler:
         publish: Callable[[tuple[Event, ...]], None],
         reconfigured: Callable[[], LocalNode | None] = lambda: None,
         policy: HostPolicy | None = None,
+        guard: DeviceGuard | None = None,
         watch_link: Callable[[Callable[[], None]], Coroutine[Any, Any, None]] | None = None,
     ) -> None:
         """Take the parts.
 
         `publish` is called after each cycle, with its events; `reconfigured` before each, and says
         of what this node brings to the plan what it is from then on, if that is something else.
+        `guard` applies the dark policy while this process does not run; None for no such guard.
         `watch_link` runs until it is cancelled, and calls back when somebody altered the interface.
         """
         self._settings = settings
@@ -100,6 +111,8 @@ class Reconciler:
         self._conf = ConfKeeper(write_conf, self._disk_failed)
         self._publish = publish
         self._reconfigured = reconfigured
+        self._device = device
+        self._guard = guard
         self._watch_link = watch_link
         self._saved = store.load()
         self._saved_at = -SAVE_EVERY
@@ -247,6 +260,8 @@ class Reconciler:
             snapshot = _note_disk_error(snapshot, self._disk_error)
             self._disk_error = None
         snapshot, events = self._judge(snapshot, old, now)
+        # Before the device is changed: what the guard did to it meanwhile is put right at once.
+        snapshot = await self._renew_lease(snapshot, now)
         sentence = ""
         membership, own = snapshot.chain.membership, snapshot.own
         if membership is not None and own is not None:
@@ -311,6 +326,21 @@ class Reconciler:
         _tell_copies(found)
         judged = replace(snapshot, decisions=found.decisions, own=found.own, closed=closed)
         return judged, events
+
+    async def _renew_lease(self, snapshot: Snapshot, now: float) -> Snapshot:
+        """Let the peers stay, should this process end here, for as long as the dark policy does."""
+        closes = self._closing(now)
+        rules = bool(self._settings.dark_close_after)
+        # While nothing is known yet, the lease that an earlier run left stays in force.
+        if self._guard is None or (rules and closes is None):
+            return snapshot
+        at = closes.at if rules and closes is not None else None
+        watched = await self._guard.watch(self._device.target, at)
+        if watched.ran_out:
+            self._applier.request_compare()
+        if watched.warning is not None and watched.warning != snapshot.unguarded:
+            log.warning("guard.failed", reason=watched.warning)
+        return replace(snapshot, unguarded=watched.warning)
 
     def _confirmed(self, view: ChainView, membership: Membership) -> int | None:
         """The block up to which admissions count."""

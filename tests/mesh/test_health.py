@@ -50,6 +50,7 @@ TABLE = [
     ("device down", DOWN, 0, [Code.DEVICE_DOWN], "unhealthy", False),
     ("no device", replace(READY, device=None), 0, [Code.DEVICE_DOWN], "unhealthy", False),
     ("refused", replace(READY, pending="no"), 0, [Code.PLAN_PENDING], "degraded", False),
+    ("no guard", replace(READY, unguarded="no"), 0, [Code.UNGUARDED], "degraded", True),
     ("no plan", replace(READY, applied_block=None), 0, [Code.PLAN_PENDING], "degraded", False),
     (
         "dark and down",
@@ -91,6 +92,7 @@ def test_words_are_stable() -> None:
         "chain-halted",
         "clock-skew",
         "key-copied",
+        "unguarded",
         *AlarmCode,
     }
 

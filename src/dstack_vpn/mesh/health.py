@@ -38,6 +38,7 @@ class Code(StrEnum):
     NOT_A_MEMBER = "not-a-member"
     DEVICE_DOWN = "device-down"
     PLAN_PENDING = "plan-pending"
+    UNGUARDED = "unguarded"
     ONE_PROVIDER = "one-provider"
     CHAIN_HALTED = "chain-halted"
     CLOCK_SKEW = "clock-skew"
@@ -208,4 +209,6 @@ def _device_warnings(snapshot: Snapshot) -> list[HealthWarning]:
         found.append(_warn(Code.PLAN_PENDING, text, blocks=not snapshot.fell_back))
     elif snapshot.applied_block is None and snapshot.chain.membership is not None:
         found.append(_warn(Code.PLAN_PENDING, "no plan has been applied yet", blocks=True))
+    if snapshot.unguarded:
+        found.append(_warn(Code.UNGUARDED, snapshot.unguarded))
     return found

@@ -156,6 +156,8 @@ class Snapshot:
     last_repair: str | None = None
     closed: str | None
     """Why all peers were removed although they are members, or None."""
+    unguarded: str | None = None
+    """Why nobody would remove the members in time if this process died; None when all is well."""
     error_count: int
     last_error: str | None
     last_sentence: str
