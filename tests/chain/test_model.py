@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import HealthCheck, Phase, example, given, seed, settings
 from hypothesis import strategies as st
 
 from chain.model_world import CRUDE, FORGED, TROUBLES, Plan, Stage, Step
@@ -16,6 +16,9 @@ LENGTH = 60
 STEPS = int(os.environ.get("DSTACK_VPN_MODEL_STEPS", "600"))
 """Steps that each seed comes to, at least."""
 SLOW_STEPS = 20 * STEPS
+
+COMPARED = Plan(steps=[Step("block", 1, 3, 2), Step("poll"), Step("wait", 5), Step("poll")])
+"""A plan that comes to a full compare for sure; random ones may all miss that."""
 
 _WEIGHTS = {
     "nothing": 1, "poll": 18, "look": 4, "block": 14, "mine": 3, "time": 1, "reorg": 2,
@@ -82,10 +85,11 @@ async def walk(directory: Path, number: int, least: int) -> None:
             max_examples=2 + least * 5 // (LENGTH * 4),
             database=None,
             deadline=None,
-            phases=[Phase.generate, Phase.shrink],
+            phases=[Phase.explicit, Phase.generate, Phase.shrink],
             suppress_health_check=list(HealthCheck),
             print_blob=False,
         )
+        @example(COMPARED)
         @given(plans())
         def play(plan: Plan) -> None:
             asyncio.run_coroutine_threadsafe(stage.play(plan), loop).result()
