@@ -152,6 +152,7 @@ def test_routes_that_are_nobody_elses(route: Entry) -> None:
         {"src": "all", "table": "main", "suppress_prefixlen": 0},
         {"not": None, "src": "all", "fwmark": "0xca6c", "table": "51820"},
         {"src": "10.0.0.0", "srclen": 8, "table": "7"},
+        {"src": "10.1.2.3", "srclen": 8, "table": "7"},
         {"src": "10.213.0.7", "table": "7"},
         {"src": "all", "dst": "192.0.2.1", "table": "7"},
         {"src": "all", "iif": "wg0", "table": "7"},
@@ -172,6 +173,7 @@ def test_rules_of_others_that_come_first(rule: Entry) -> None:
     [
         {"src": "192.0.2.1", "table": "7"},
         {"src": "192.0.2.0", "srclen": 24, "table": "7"},
+        {"src": "192.0.2.5", "srclen": 24, "table": "7"},
         {"src": "all", "iif": "eth0", "table": "7"},
         {"src": "all", "oif": "eth0", "table": "7"},
         {"src": "all", "fwmark": "0x200", "table": "7"},

@@ -165,7 +165,8 @@ def _may_lead_on(rule: Entry, name: str, network: IpNetwork) -> bool:
     source = rule.get("src", "all")
     if source != "all":
         length = rule.get("srclen", network.max_prefixlen)
-        if not network.overlaps(ip_network(f"{source}/{length}")):
+        # Unlike a route's, what a rule says beyond its length stays, and is printed.
+        if not network.overlaps(ip_network(f"{source}/{length}", strict=False)):
             return False
     return not _NEVER_TAKEN.intersection(rule)
 
