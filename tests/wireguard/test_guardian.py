@@ -13,6 +13,7 @@ import pytest_asyncio
 
 from dstack_vpn.wireguard import guardian as guardians
 from dstack_vpn.wireguard import lease as leases
+from dstack_vpn.wireguard import process
 from dstack_vpn.wireguard.guardian import Guardian, Watched
 from dstack_vpn.wireguard.lease import NOBODY, SIZE, SLACK
 from dstack_vpn.wireguard.process import Process
@@ -221,11 +222,16 @@ def fill(directory: Path) -> None:
         (directory / "filler").write_bytes(bytes(2**16))
 
 
-async def test_a_disk_that_is_full_from_the_start(device: Guarded, guardian: Guardian) -> None:
+async def test_a_disk_that_is_full_from_the_start(
+    device: Guarded, guardian: Guardian, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """No lease, no guard, and a warning that names the file; with room there are both."""
     with small_disk(device.directory):
         fill(device.directory)
-        watched = await guardian.watch(device.target, soon())
+        with monkeypatch.context() as patch:
+            # A process in each cycle, to end at once, would be too much.
+            patch.setattr(process, "spawn", None)
+            watched = await guardian.watch(device.target, soon())
         assert watched == Watched(
             warning=f"the lease {guardian.path} cannot be written (No space left on device)"
         )
@@ -261,6 +267,31 @@ async def test_a_living_agent_is_not_cut_off_by_its_disk(
         assert await guardian.watch(device.target, soon(2.1 * LONG)) == Watched(warning=warning)
         await device.no_guard()
     assert await device.peers() == 2
+
+
+async def test_a_lease_that_is_lost_and_cannot_be_written(
+    device: Guarded, guardian: Guardian
+) -> None:
+    """Its guard would keep to what it read last, so it is ended by what we know of it."""
+    with small_disk(device.directory):
+        await guardian.watch(device.target, soon())
+        guardian.path.unlink()
+        fill(device.directory)
+        guardian._written -= LONG
+        watched = await guardian.watch(device.target, soon(2.1 * LONG))
+        assert watched.warning is not None
+        assert "cannot be written" in watched.warning
+        await device.no_guard()
+    assert await device.peers() == 2
+
+
+async def test_a_wanted_stop_without_its_lease(device: Guarded, guardian: Guardian) -> None:
+    """The guard is ended at once, though nothing names it any more."""
+    await guardian.watch(device.target, soon())
+    found = await device.only_guard()
+    guardian.path.unlink()
+    assert await guardian.end() is None
+    assert not found.alive
 
 
 async def test_a_guard_that_is_at_work(

@@ -91,7 +91,7 @@ class Guardian:
         Returns:
             A warning as a sentence, when that was not possible.
         """
-        held = await asyncio.to_thread(leases.peek, str(self.path))
+        held = await asyncio.to_thread(leases.peek, str(self.path)) or self._held
         try:
             if held is not None:
                 await process.end(_process(held.guard))
@@ -117,6 +117,9 @@ class Guardian:
         try:
             with leases.opened(str(self.path), create=True) as file:
                 held = leases.read(file)
+                if held is None:
+                    # A disk without room is to be found out before a guard is started in vain.
+                    leases.write(file, Lease(target, until, NOBODY))
                 guard, warning = self._guard(held)
                 new = Lease(target, until, guard)
                 leases.write(file, new)
@@ -155,7 +158,8 @@ class Guardian:
 
     def _unrenewed(self, until: float, error: Exception) -> str:
         """Say why the lease was not renewed; a guard that would soon cut us off is ended."""
-        held = leases.peek(str(self.path))
+        # A guard keeps to the last lease that it read, also where that is gone by now.
+        held = leases.peek(str(self.path)) or self._held
         now = leases.boottime()
         if held is not None and held.guard != NOBODY and held.until - now < (until - now) / 2:
             try:
