@@ -23,6 +23,8 @@ from lab.waiting import until
 from wireguard.guarded import Guarded, guarded, write
 
 LONG = 3600.0
+KEEPS = "import time; time.sleep(600)"
+"""A guard that has read its lease, and goes on with that whatever becomes of the file."""
 
 
 @pytest_asyncio.fixture
@@ -270,9 +272,10 @@ async def test_a_living_agent_is_not_cut_off_by_its_disk(
 
 
 async def test_a_lease_that_is_lost_and_cannot_be_written(
-    device: Guarded, guardian: Guardian
+    device: Guarded, guardian: Guardian, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its guard would keep to what it read last, so it is ended by what we know of it."""
+    monkeypatch.setattr(guardians, "_START", KEEPS)
     with small_disk(device.directory):
         await guardian.watch(device.target, soon())
         guardian.path.unlink()
@@ -285,8 +288,11 @@ async def test_a_lease_that_is_lost_and_cannot_be_written(
     assert await device.peers() == 2
 
 
-async def test_a_wanted_stop_without_its_lease(device: Guarded, guardian: Guardian) -> None:
+async def test_a_wanted_stop_without_its_lease(
+    device: Guarded, guardian: Guardian, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The guard is ended at once, though nothing names it any more."""
+    monkeypatch.setattr(guardians, "_START", KEEPS)
     await guardian.watch(device.target, soon())
     found = await device.only_guard()
     guardian.path.unlink()
