@@ -26,7 +26,8 @@ PATIENCE = 1.0
 SLACK = 0.1
 """Seconds by which two instants may differ and be the same."""
 LEAST, PART = 1.0, 0.01
-"""A lease is written again no sooner than after so many seconds, and such a part of its time."""
+"""A lease is written again no sooner than after so many seconds, or half of its time where that is
+less, and such a part of its time."""
 
 _POLL = 0.005
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
@@ -145,7 +146,9 @@ def is_due(held: float, wanted: float, *, now: float, written: float) -> bool:
     """
     if abs(wanted - held) <= SLACK:
         return False
-    return wanted < held or now - written >= max(LEAST, PART * (wanted - now))
+    left = wanted - now
+    # A lease of a second must not run out before it may be written again.
+    return wanted < held or now - written >= max(min(LEAST, left / 2), PART * left)
 
 
 # -- the file
