@@ -18,6 +18,8 @@ from dstack_vpn.mesh.keys import PrivateKey
 from dstack_vpn.mesh.membership import Membership, Node
 from dstack_vpn.reconcile import Reconciler
 from dstack_vpn.store import Store
+from dstack_vpn.wireguard.guardian import Watched
+from dstack_vpn.wireguard.lease import KernelTarget, Target
 from dstack_vpn.wireguard.memory import MemoryDevice
 from lab.waiting import until
 from mesh.build import BLOCK, CHAIN_NOW, chain_view, key_of, local_node, membership, node, suspect
@@ -62,6 +64,28 @@ class Chain:
             await self.news.wait()
 
 
+class Guard:
+    """Says what the test says, and keeps what it was told."""
+
+    def __init__(self) -> None:
+        self.says = Watched()
+        self.told: list[tuple[Target | None, float | None]] = []
+
+    async def watch(self, target: Target | None, closes_at: float | None) -> Watched:
+        """See `Guardian.watch`."""
+        self.told.append((target, closes_at))
+        return self.says
+
+
+class Lasting(MemoryDevice):
+    """A device that would outlive its agent."""
+
+    @property
+    def target(self) -> KernelTarget | None:  # type: ignore[override]
+        """See `Backend.target`."""
+        return None if self.device is None else KernelTarget(self.name, 7)
+
+
 class Bench:
     """A loop whose chain, device and state file are at hand."""
 
@@ -69,6 +93,7 @@ class Bench:
         self.chain = Chain()
         self.device = MemoryDevice("wg0", OWN)
         self.store = Store(directory / "state.db")
+        self.guard = Guard()
         self.events: list[Event] = []
         self.told: list[frozenset[int] | None] = []
 
@@ -82,6 +107,7 @@ class Bench:
             store=self.store,
             write_conf=lambda _wanted, _membership: None,
             publish=self.events.extend,
+            guard=self.guard,
         )
         apply: Callable[..., Awaitable[Any]] = loop._applier.apply
 
@@ -316,3 +342,55 @@ async def test_tokens_may_come_in_any_order(bench: Bench) -> None:
     await loop.cycle()
     assert bench.peers == [2, 7]
     assert bench.told == [None, {4}, {2}, {4}]
+
+
+async def test_what_the_guard_removed_comes_back_in_the_same_cycle(bench: Bench) -> None:
+    """An agent that was stopped for too long: its device is read, whatever else is due."""
+    loop = bench.loop()
+    bench.chain.show([ME, node(2)])
+    await loop.cycle()
+    bench.device.peers.clear()
+    bench.guard.says = Watched(ran_out=True)
+    await loop.cycle()
+    assert bench.peers == [2]
+
+
+async def test_the_lease_goes_as_far_as_the_dark_policy(bench: Bench) -> None:
+    """Before the device is changed, and once more for a device that was not there before."""
+    bench.device = Lasting("wg0", OWN)
+    loop = bench.loop(DARK_CLOSE_AFTER="60")
+    bench.chain.show([ME, node(2)])
+    agreed_at = bench.chain.view.agreed_at
+    assert agreed_at is not None
+    for _ in range(2):
+        await loop.cycle()
+    made = bench.device.target
+    assert made is not None
+    assert bench.guard.told == [
+        (None, agreed_at + 60),
+        (made, agreed_at + 60),
+        (made, agreed_at + 60),
+    ]
+
+
+async def test_a_lease_is_left_alone_while_nothing_is_known(bench: Bench) -> None:
+    """That of an earlier run stays in force; where the rule is off, it is ended at once."""
+    await bench.loop(DARK_CLOSE_AFTER="60").cycle()
+    assert bench.guard.told == []
+    await bench.loop(DARK_CLOSE_AFTER="hold").cycle()
+    assert bench.guard.told == [(None, None)]
+
+
+async def test_a_guard_that_fails_is_told_once_and_shown(bench: Bench) -> None:
+    """In the log when it begins, in the snapshot for as long as it lasts."""
+    loop = bench.loop()
+    bench.chain.show([ME, node(2)])
+    bench.guard.says = Watched(warning="no guard")
+    with capture_logs() as log:
+        for _ in range(2):
+            await loop.cycle()
+            assert loop.snapshot.unguarded == "no guard"
+    assert [line["reason"] for line in log if line["event"] == "guard.failed"] == ["no guard"]
+    bench.guard.says = Watched()
+    await loop.cycle()
+    assert loop.snapshot.unguarded is None

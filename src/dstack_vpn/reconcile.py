@@ -266,11 +266,15 @@ class Reconciler:
         membership, own = snapshot.chain.membership, snapshot.own
         if membership is not None and own is not None:
             if self._device_is_due(old, snapshot, now):
+                guarded = self._device.target
                 applied = await self._applier.apply(
                     snapshot, membership, own, now=now, changed=self._changed(old, snapshot)
                 )
                 self._news, self._behind = frozenset(), applied.snapshot.pending is not None
                 snapshot = applied.snapshot
+                if self._device.target != guarded:
+                    # One that was made just now has members already, and no guard yet.
+                    snapshot = await self._renew_lease(snapshot, now)
                 if applied.wanted is not None:
                     self._conf.put(applied.wanted, membership)
                 sentence = applied.sentence

@@ -25,7 +25,7 @@ _NOT_LED = frozenset({"broadcast", "anycast", "multicast"})
 """Types of routes that an address of an interface brings along, beside its own."""
 _NEVER_TAKEN = frozenset({"fwmark", "oif", "uid_start"})
 """Selectors that no packet of a member fits unless somebody marked it, or a program sent it."""
-_ENDS = frozenset({"blackhole", "unreachable", "prohibit"})
+_ENDS = frozenset({"blackhole", "unreachable", "prohibit", "nop"})
 
 Entry = Mapping[str, object]
 """One route or rule, as ``ip -json`` prints it."""
