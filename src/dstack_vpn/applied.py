@@ -10,6 +10,7 @@ import structlog
 
 from dstack_vpn.mesh.access import Decision
 from dstack_vpn.mesh.device import DeviceChange, SeenDevice, WantedDevice
+from dstack_vpn.mesh.events import Event, EventKind
 from dstack_vpn.mesh.membership import Membership
 from dstack_vpn.mesh.plan import Plan
 from dstack_vpn.mesh.sentence import describe
@@ -29,6 +30,15 @@ class Applied:
     """The device as it now should be, if it differs from before; for the configuration file."""
     repair: str = ""
     """What somebody else had done to the device, as it was put right; empty for nothing."""
+
+    def events(self, block: int) -> tuple[Event, ...]:
+        """What is told of the device to whoever listens; `block` is the one that was applied."""
+        told = {EventKind.REPAIRED: self.repair, EventKind.APPLIED: self.sentence}
+        return tuple(
+            Event(kind=kind, block=block, token_id=0, node_id="", verdict=None, detail=detail)
+            for kind, detail in told.items()
+            if detail
+        )
 
 
 class Cycle:

@@ -372,11 +372,7 @@ async def build(
         # A dry run leaves also what has ended.
         read_only=dry,
     )
-    policy = Policy(
-        settings.interface,
-        [n for n in addresses.networks if interface.local.ipv6 or n.version == 4],
-        forwarding=settings.forwarding,
-    )
+    policy = Policy(settings.interface, interface.local.networks, forwarding=settings.forwarding)
     follower = open_follower(settings, contract_wait=0.0 if dry else settings.contract_wait)
     stack.push_async_callback(follower.aclose)
 

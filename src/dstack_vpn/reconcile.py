@@ -15,7 +15,6 @@ from typing import Any, Protocol
 
 import structlog
 
-from dstack_vpn.applied import Applied
 from dstack_vpn.applier import Applier, HostPolicy
 from dstack_vpn.config import Settings
 from dstack_vpn.errors import StoreError
@@ -278,7 +277,7 @@ class Reconciler:
                 if applied.wanted is not None:
                     self._conf.put(applied.wanted, membership)
                 sentence = applied.sentence
-                events += _device_events(membership, applied)
+                events += applied.events(membership.block.number)
             elif snapshot.pending is None:
                 # Nothing that concerns the device changed: the plan of the older block stands.
                 snapshot = replace(snapshot, applied_block=membership.block.number)
@@ -448,22 +447,6 @@ class Reconciler:
         plan, change = self._applier.plan(snapshot, membership, own, seen, now=now)
         would = describe(change, plan.devices[0], membership.block.number)
         return f"this node is {own.verdict}: {own.reason}\n{would or 'nothing would change'}"
-
-
-def _device_events(membership: Membership, applied: Applied) -> tuple[Event, ...]:
-    told = {EventKind.REPAIRED: applied.repair, EventKind.APPLIED: applied.sentence}
-    return tuple(
-        Event(
-            kind=kind,
-            block=membership.block.number,
-            token_id=0,
-            node_id="",
-            verdict=None,
-            detail=detail,
-        )
-        for kind, detail in told.items()
-        if detail
-    )
 
 
 def _tell(old: Snapshot, new: Snapshot, events: tuple[Event, ...]) -> None:

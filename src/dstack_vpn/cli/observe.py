@@ -128,8 +128,7 @@ async def observer(settings: Settings) -> AsyncIterator[Observer]:
         follower = open_follower(settings)
         try:
             local = (await open_interface(settings, key.public, read_only=True)).local
-            networks = [n for n in local.addresses.networks if local.ipv6 or n.version == 4]
-            policy = Policy(local.interface, networks, forwarding=settings.forwarding)
+            policy = Policy(local.interface, local.networks, forwarding=settings.forwarding)
             await follower.start(None)
             yield Observer(follower, device, policy, local)
         finally:

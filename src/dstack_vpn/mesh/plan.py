@@ -72,6 +72,11 @@ class LocalNode:
     on_link: tuple[IpNetwork, ...] = ()
     """Networks of this host's own links, on which an absent neighbour never answers."""
 
+    @property
+    def networks(self) -> tuple[IpNetwork, ...]:
+        """The ranges of the mesh that this node can have an address of, one of each family."""
+        return tuple(n for n in self.addresses.networks if self.ipv6 or n.version == 4)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
