@@ -46,8 +46,8 @@ async def test_causes(mesh: Mesh) -> None:
     assert own.code == 1
     assert own.out.startswith("n1 cannot be reached: this node is REVOKED")
 
-    await one.host.run("wg", "set", "wg0", "peer", silent.keys.public, "remove")
     await one.kill()
+    await one.host.run("wg", "set", "wg0", "peer", silent.keys.public, "remove")
     code, told = await answer(one, "why", "n3")
     assert code == 1
     subjects = [f["subject"] for f in told["findings"]]
