@@ -109,10 +109,15 @@ class Result:
 
 
 def _p99(samples: Sequence[float], digits: int) -> float | None:
-    """The value that one in a hundred exceeds (nearest rank); None of fewer than a hundred."""
+    """See `p99`; None of fewer than a hundred."""
     if len(samples) < 100:
         return None
-    return round(sorted(samples)[math.ceil(len(samples) * 0.99) - 1], digits)
+    return round(p99(samples), digits)
+
+
+def p99(samples: Sequence[float]) -> float:
+    """The value that one in a hundred exceeds, by nearest rank."""
+    return sorted(samples)[math.ceil(len(samples) * 0.99) - 1]
 
 
 def save(results: Sequence[Result], path: Path) -> str:

@@ -1,12 +1,11 @@
 """What a running agent costs and how it answers, while nothing or little happens."""
 
 import asyncio
-import math
 import statistics
 import time
 
 from bench.device import to_hex
-from bench.entry import Bench, Samples
+from bench.entry import Bench, Samples, p99
 from bench.network import BARE_PROGRAM, GUEST, POLL_INTERVAL, PYTHON, RANGE, Network, peer
 from lab.agent import HTTP_PORT
 from lab.host import Host
@@ -35,7 +34,7 @@ async def health_p99(bench: Bench) -> Samples:
     (network.bare.run_dir / "health").write_bytes(response)
     for _ in bench.rounds(5):
         took = await _asked(network.agent.host, count)
-        samples.values.append(_p99(took))
+        samples.values.append(p99(took))
         samples.parts["median"].append(statistics.median(took))
         await network.agent.running.pause()
         server = await network.bare.start(
@@ -48,14 +47,10 @@ async def health_p99(bench: Bench) -> Samples:
         finally:
             await server.kill()
             network.agent.running.resume()
-        samples.floors.append(_p99(took))
+        samples.floors.append(p99(took))
         samples.parts["median of the floor"].append(statistics.median(took))
         bench.told(samples)
     return samples
-
-
-def _p99(samples: list[float]) -> float:
-    return sorted(samples)[math.ceil(len(samples) * 0.99) - 1]
 
 
 async def _asked(host: Host, count: int) -> list[float]:
